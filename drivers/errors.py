@@ -1,0 +1,146 @@
+"""Errors that say what was expected, what came and what to do.
+
+Every error has a ``code``: a stable name that travels in JSON and over the wire, so that a client can
+raise the class that the server raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class RilievoError(Exception):
+    """Something that Rilievo can explain.
+
+    Parameters
+    ----------
+    message : str
+        One sentence or two: what was expected, what came, what to do.
+    where : str, optional
+        A place that a person can look up: ``recipe.yaml:8:5``, a device's name, a file.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, where: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class InputError(RilievoError):
+    """What the user gave cannot be used; nothing was started."""
+
+    code = "input"
+    exit_code = 2
+
+
+class QuantityError(InputError):
+    """A number with a unit that could not be read, or has the wrong dimension."""
+
+    code = "quantity"
+
+
+class LimitError(InputError):
+    """A setpoint outside the limits of its parameter."""
+
+    code = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a document.
+
+    Attributes
+    ----------
+    message : str
+        What is wrong and what to write instead.
+    address : str
+        Where in the document's structure, e.g. ``steps[1].hold``; empty for the whole.
+    file, line, column : str, int, int
+        Where in its text, counted from 1; line 0 where no text belongs to it.
+    """
+
+    message: str
+    address: str = ""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    @property
+    def where(self) -> str:
+        """Return ``file:line:column``, or the file alone where no text belongs to the problem."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.address, self.message) if part)
+
+
+class DocumentError(InputError):
+    """A recipe, an instrument or a detector file with one problem or more: all of them, not only the first."""
+
+    code = "document"
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ImageError(InputError):
+    """An image file that cannot be used as a segment's signal."""
+
+    code = "image"
+
+
+class DriverError(InputError):
+    """A driver that is unknown, failed to load or was given options it does not have."""
+
+    code = "driver"
+
+
+class DeviceError(RilievoError):
+    """A device answered with an error, or not sensibly."""
+
+    code = "device"
+
+
+class DeviceTimeout(DeviceError):
+    """A device did not answer, or did not get where it was sent, within its deadline."""
+
+    code = "device-timeout"
+
+
+class DeviceUnavailable(DeviceError):
+    """A device that cannot be reached."""
+
+    code = "device-unavailable"
+
+
+class StoreError(RilievoError):
+    """A frame that could not be written or read back."""
+
+    code = "store"
+
+
+class DiskFull(StoreError):
+    """No room left where frames are kept."""
+
+    code = "disk-full"
+
+
+class DatabaseError(RilievoError):
+    """The database cannot be used: locked, damaged, unreachable or made by another version."""
+
+    code = "database"
+
+
+class RunError(RilievoError):
+    """A run that cannot do what was asked of it."""
+
+    code = "run"
