@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from drivers.errors import DeviceTimeout, InputError
 
@@ -141,7 +141,7 @@ class _Place:
         self.wake_at: float | None = 0.0  # None: waits for a signal without a timeout
         self.waits_for: _VirtualSignal | None = None
 
-    def __enter__(self) -> _Place:
+    def __enter__(self) -> Self:
         self.clock._bind(self)
         return self
 
@@ -191,9 +191,7 @@ class VirtualClock:
     person's decision or another process, keeps the baton, and time stands still meanwhile.
     """
 
-    def __init__(
-        self, start: datetime = datetime(2026, 1, 1, 18, tzinfo=UTC), speed: float | None = None
-    ) -> None:
+    def __init__(self, start: datetime = datetime(2026, 1, 1, 18, tzinfo=UTC), speed: float | None = None) -> None:
         if speed is not None and not speed > 0:
             raise InputError(f"expected a speed above 0 virtual seconds per second; got {speed:g}")
         if start.tzinfo is None:

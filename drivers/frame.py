@@ -151,9 +151,7 @@ class Frame:
             When ``dark`` was taken with the beam on, or with other segments.
         """
         if not dark.dark:
-            raise InputError(
-                "offsets come from a frame with the beam blanked; this one was taken with the beam on"
-            )
+            raise InputError("offsets come from a frame with the beam blanked; this one was taken with the beam on")
         if dark.geometry.names != self.geometry.names:
             raise InputError(
                 f"the dark frame has segments {', '.join(dark.geometry.names)}; expected "
@@ -162,8 +160,6 @@ class Frame:
         measured = dark.counts.reshape(len(self.channels), -1).astype(np.float64)
         channels = tuple(
             replace(channel, offset=float(offset), read_noise=float(noise))
-            for channel, offset, noise in zip(
-                self.channels, measured.mean(axis=1), measured.std(axis=1), strict=True
-            )
+            for channel, offset, noise in zip(self.channels, measured.mean(axis=1), measured.std(axis=1), strict=True)
         )
         return replace(self, channels=channels)

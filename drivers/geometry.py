@@ -31,6 +31,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,9 +114,7 @@ class DetectorGeometry:
         if not self.segments:
             raise InputError("a detector needs one segment at least; got none")
         if not (math.isfinite(self.working_distance) and self.working_distance > 0):
-            raise InputError(
-                f"expected a working distance above 0 mm; got {self.working_distance * 1e3:g} mm"
-            )
+            raise InputError(f"expected a working distance above 0 mm; got {self.working_distance * 1e3:g} mm")
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise InputError(f"expected a diode threshold of 0 keV or more; got {self.threshold:g} J")
         names = [segment.name for segment in self.segments]
@@ -181,19 +180,19 @@ class DetectorGeometry:
         y = positions[..., 1] + self.working_distance * directions[..., 1] / rise - self.centre_offset[1]
         found = np.full(x.shape, -1, dtype=np.int64)
         for index, row in enumerate(self.table()):
-            found[upward & np.asarray(meets(x, y, *row))] = index
+            found[upward & meets(x, y, *row)] = index
         return found
 
 
 def meets(
-    x: float,
-    y: float,
+    x: Any,
+    y: Any,
     inner_radius_squared: float,
     outer_radius_squared: float,
     cos_azimuth: float,
     sin_azimuth: float,
     cos_half_span: float,
-) -> bool:
+) -> Any:
     """Return whether the point (x, y) of the diode's plane lies on a segment.
 
     Lengths in m from the diode's centre; the other arguments are one row of :meth:`DetectorGeometry.table`.
@@ -257,10 +256,10 @@ def pixel_positions(shape: tuple[int, int], pixel_size: float) -> tuple[Floats, 
     rows, columns = shape
     x = (np.arange(columns) + 0.5 - columns / 2) * pixel_size
     y = (rows / 2 - np.arange(rows) - 0.5) * pixel_size
-    return x, y
+    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
 
 
-def gradient(z: Floats, pixel_size: float) -> tuple[Floats, Floats]:
+def gradient(z: NDArray[np.floating], pixel_size: float) -> tuple[Floats, Floats]:
     """Return ∂z/∂x and ∂z/∂y of a height map by central differences, y against the rows. Shapes (H, W)."""
-    down, along = np.gradient(z, pixel_size)
-    return along, -down
+    down, along = np.gradient(np.asarray(z, dtype=np.float64), pixel_size)
+    return np.asarray(along), -np.asarray(down)

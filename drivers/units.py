@@ -32,7 +32,7 @@ ureg: pint.UnitRegistry[Any] = pint.UnitRegistry(cache_folder=None)
 ureg.define("sccm = 101325 * pascal * centimeter ** 3 / (molar_gas_constant * 273.15 * kelvin) / minute")
 ureg.define("slm = 1000 * sccm")
 ureg.define("Torr = torr")
-pint.set_application_registry(ureg)
+pint.set_application_registry(ureg)  # type: ignore[no-untyped-call]
 
 Q: TypeAlias = PlainQuantity[Any]
 """A pint quantity of the application registry."""
@@ -121,9 +121,7 @@ def _read_unit(text: str, unit_text: str, expected: str) -> Any:
     except pint.UndefinedUnitError:
         raise QuantityError(f"{text!r}: the unit {unit_text!r} is not known; expected {expected}") from None
     except Exception:  # noqa: BLE001  pint's parser raises whatever its tokenizer meets
-        raise QuantityError(
-            f"{text!r}: {unit_text!r} cannot be read as a unit; expected {expected}"
-        ) from None
+        raise QuantityError(f"{text!r}: {unit_text!r} cannot be read as a unit; expected {expected}") from None
 
 
 def parse_quantity(text: object, unit: str | None = None) -> Q:
@@ -180,11 +178,7 @@ def parse_quantity(text: object, unit: str | None = None) -> Q:
     if not unit_text and unit != "":
         raise QuantityError(f"{shown!r} has no unit; expected {expected}")
     parsed = _read_unit(shown, unit_text, expected)
-    if (
-        unit is not None
-        and unit.startswith("delta_")
-        and str(parsed) in ("degree_Celsius", "degree_Fahrenheit")
-    ):
+    if unit is not None and unit.startswith("delta_") and str(parsed) in ("degree_Celsius", "degree_Fahrenheit"):
         parsed = _unit(f"delta_{parsed}")
     return _checked(ureg.Quantity(number, parsed), shown, unit, expected)
 
@@ -269,9 +263,7 @@ class Dimension:
 
     unit: str
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Validate with :func:`parse_quantity` and serialise as ``{"value", "unit"}``."""
 
         def validate(value: object) -> Q:
