@@ -1,0 +1,297 @@
+"""Devices by name: the instrument's YAML names drivers, entry points of the group ``rilievo.drivers`` supply them.
+
+An entry point leads to a function ``build(role, options, context)``, called once for each device that names the driver.
+A driver that fails to load is recorded with its reason and does not keep the others from working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import Field
+
+from drivers import document
+from drivers.clock import Clock, RealClock
+from drivers.contract import Column, GasLine, Heater, Instrument, PressureGauge, SegmentedDetector, Stage
+from drivers.document import Address, Document, Strict
+from drivers.errors import DocumentError, DriverError, InputError, Problem
+from drivers.geometry import DetectorGeometry, Segment
+from drivers.units import Angle, Energy, Length, Q, si
+
+GROUP = "rilievo.drivers"
+Device = TypeVar("Device")
+Options = TypeVar("Options", bound=Strict)
+
+
+class SegmentFile(Strict):
+    """One segment, as a detector file describes it."""
+
+    name: str = Field(min_length=1, max_length=64)
+    inner_radius: Length
+    outer_radius: Length
+    azimuth: Angle
+    span: Angle
+
+
+class DetectorFile(Strict):
+    """A detector, as a YAML file describes it."""
+
+    working_distance: Length
+    segments: tuple[SegmentFile, ...] = Field(min_length=1, max_length=64)
+    threshold: Energy | None = None
+    rotation: Angle | None = None
+    centre_offset: tuple[Length, Length] | None = None
+
+    def geometry(self) -> DetectorGeometry:
+        """Return the geometry in SI; raises :class:`InputError` for one that cannot be."""
+        segments = tuple(
+            Segment(s.name, si(s.inner_radius), si(s.outer_radius), si(s.azimuth), si(s.span)) for s in self.segments
+        )
+        offset = (0.0, 0.0) if self.centre_offset is None else (si(self.centre_offset[0]), si(self.centre_offset[1]))
+        return DetectorGeometry(
+            segments, si(self.working_distance), offset, _si_or_zero(self.rotation), _si_or_zero(self.threshold)
+        )
+
+
+class DeviceFile(Strict):
+    """A device in an instrument file: its driver, and the options that this driver understands."""
+
+    model_config = Strict.model_config | {"extra": "allow"}
+
+    driver: str
+
+
+class InstrumentFile(Strict):
+    """An instrument, as a YAML file describes it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    column: DeviceFile
+    detector: DeviceFile
+    stage: DeviceFile
+    heater: DeviceFile
+    gauge: DeviceFile
+    gases: dict[str, DeviceFile]
+
+
+@dataclass
+class Context:
+    """What the drivers of one instrument share while it is built.
+
+    Attributes
+    ----------
+    clock : Clock
+    settings : mapping
+        The file's ``settings``: what concerns the instrument as a whole.
+    shared : dict
+        Objects that several devices of one driver hold together, such as a connection or a simulated world.
+    column : Column or None
+        Built first, because the detector asks it for the beam.
+    closers : list of callables
+        Called, last first, when the instrument is let go; each closes what a driver opened.
+    """
+
+    clock: Clock
+    document: Document
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
+    column: Column | None = None
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    truth: Callable[[], Mapping[str, Q]] | None = None
+    problems: list[Problem] = field(default_factory=list)
+    at: Address = ()
+
+    def options(self, model: type[Options]) -> Options:
+        """Return the options of the device that is being built, checked by the driver's model.
+
+        Raises
+        ------
+        DocumentError
+            With the place of every problem in the instrument's file.
+        """
+        given = {key: value for key, value in self.document.get(self.at).items() if key != "driver"}
+        part = Document(self.document.name, self._rooted(given), self.document.values, self.document.keys)
+        return part.validate(model, self.at)
+
+    def _rooted(self, options: dict[str, Any]) -> Any:
+        """Return the document's data with the device's entry replaced by its options alone."""
+        data: Any = options
+        for depth in range(len(self.at) - 1, -1, -1):
+            data = {**self.document.get(self.at[:depth]), self.at[depth]: data}
+        return data
+
+    def common(self, model: type[Options]) -> Options:
+        """Return the instrument's ``settings``, checked by the driver's model."""
+        if "settings" not in self.document.data:
+            return model.model_validate({})
+        return self.document.validate(model, ("settings",))
+
+
+class Driver(Protocol):
+    """What an entry point leads to."""
+
+    def __call__(self, role: str, options: Mapping[str, Any], context: Context) -> Any:
+        """Build one device.
+
+        Parameters
+        ----------
+        role : str
+            ``column``, ``detector``, ``stage``, ``heater``, ``gauge``, or ``gases.H2`` for a gas line.
+        options : mapping
+            The device's entry in the file without ``driver``; ``context.options(Model)`` checks it.
+        context : Context
+        """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A driver that could not be loaded, and why."""
+
+    name: str
+    target: str
+    reason: str
+
+
+@dataclass
+class Registry:
+    """The drivers there are."""
+
+    drivers: dict[str, Driver] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def discover(cls) -> Registry:
+        """Load every entry point of the group; what fails is recorded, not raised."""
+        registry = cls()
+        for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+            try:
+                registry.drivers[point.name] = point.load()
+            except Exception as error:  # noqa: BLE001  a third party's module may raise anything
+                reason = f"{type(error).__name__}: {error}"
+                registry.failures.append(Failure(point.name, point.value, reason))
+        return registry
+
+    def driver(self, name: str) -> Driver:
+        """Return a driver.
+
+        Raises
+        ------
+        DriverError
+            That says which there are, or why this one did not load.
+        """
+        if name in self.drivers:
+            return self.drivers[name]
+        for failure in self.failures:
+            if failure.name == name:
+                raise DriverError(f"the driver {name!r} ({failure.target}) did not load: {failure.reason}")
+        known = ", ".join(sorted(self.drivers)) or "none"
+        raise DriverError(f"there is no driver {name!r}; the drivers installed are: {known}")
+
+    def instrument(self, source: Document, clock: Clock | None = None) -> Instrument:
+        """Build the instrument that a document describes.
+
+        Raises
+        ------
+        DocumentError
+            With all problems of the file.
+        DeviceError
+            For a device that does not answer. What was already opened is closed again.
+        """
+        file = source.validate(InstrumentFile)
+        context = Context(clock or RealClock(), source, file.settings)
+        try:
+            devices = self._build_all(file, context)
+        except BaseException:
+            _close(context)
+            raise
+        if context.problems:
+            _close(context)
+            raise DocumentError(context.problems)
+        gases = {
+            role.removeprefix("gases."): _expect(device, GasLine, role)
+            for role, device in devices.items()
+            if role.startswith("gases.")
+        }
+        return Instrument(
+            name=file.name,
+            clock=context.clock,
+            column=_expect(devices["column"], Column, "column"),
+            detector=_expect(devices["detector"], SegmentedDetector, "detector"),
+            stage=_expect(devices["stage"], Stage, "stage"),
+            heater=_expect(devices["heater"], Heater, "heater"),
+            gases=gases,
+            gauge=_expect(devices["gauge"], PressureGauge, "gauge"),
+            description=source.data,
+            truth=context.truth,
+            close=lambda: _close(context),
+        )
+
+    def _build_all(self, file: InstrumentFile, context: Context) -> dict[str, Any]:
+        places: list[Address] = [("column",), ("detector",), ("stage",), ("heater",), ("gauge",)]
+        places += [("gases", species) for species in file.gases]
+        devices: dict[str, Any] = {}
+        for place in places:
+            role = ".".join(str(part) for part in place)
+            entry = context.document.get(place)
+            context.at = place
+            try:
+                device = self.driver(entry["driver"])(
+                    role, {key: value for key, value in entry.items() if key != "driver"}, context
+                )
+            except DocumentError as error:
+                context.problems.extend(error.problems)
+                continue
+            except InputError as error:
+                context.problems.append(context.document.problem(error.message, place))
+                continue
+            devices[role] = device
+            if isinstance(device, Column):
+                context.column = device
+        return devices
+
+
+def load_instrument(path: Path, clock: Clock | None = None, registry: Registry | None = None) -> Instrument:
+    """Build the instrument of a YAML file; errors as :meth:`Registry.instrument`."""
+    return (registry or Registry.discover()).instrument(document.read(path), clock)
+
+
+def load_detector(path: Path) -> DetectorGeometry:
+    """Return the geometry of a detector file.
+
+    Raises
+    ------
+    DocumentError, InputError
+        With file, line and column of what is wrong.
+    """
+    source = document.read(path)
+    file = source.validate(DetectorFile)
+    try:
+        return file.geometry()
+    except InputError as error:
+        raise DocumentError([source.problem(error.message, ("segments",))]) from None
+
+
+def _si_or_zero(value: Q | None) -> float:
+    return 0.0 if value is None else si(value)
+
+
+def _expect(device: Any, kind: type[Device], role: str) -> Device:
+    if not isinstance(device, kind):
+        raise DriverError(f"the driver of {role} built {type(device).__name__}; expected {kind.__name__}")
+    return device
+
+
+def _close(context: Context) -> None:
+    """Close what was opened, last first; one that fails does not keep the others open."""
+    errors: list[Exception] = []
+    while context.closers:
+        try:
+            context.closers.pop()()
+        except Exception as error:  # noqa: BLE001  every other device must still be closed
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup("devices that did not close", errors)
