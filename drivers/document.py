@@ -241,7 +241,7 @@ class _Builder:
                 continue
             seen.add(key)
             self.document.keys[place] = (mark.line + 1, mark.column + 1)
-            if key_node.style is None:
+            if not key_node.style:
                 self._refuse_surprise(key, place, mark)
             yield key, self.build(value_node, place)
 
@@ -250,7 +250,7 @@ class _Builder:
         if node.tag.startswith("tag:yaml.org,2002:python") or node.tag.startswith("!"):
             self._note(f"the tag {node.tag!r} is not allowed", address)
             return None
-        if node.style is not None:  # quoted or block: text as it stands
+        if node.style:  # quoted or block: text as it stands
             return text
         if self._refuse_surprise(text, address, node.start_mark):
             return text
