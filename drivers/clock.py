@@ -46,6 +46,10 @@ class Participant(Protocol):
 class Clock(Protocol):
     """What everybody asks for the time."""
 
+    @property
+    def virtual(self) -> bool:
+        """Whether time is simulated: then what happens, and when, must not depend on this computer's speed."""
+
     def now(self) -> datetime:
         """Return the time of day, UTC."""
 
@@ -57,6 +61,9 @@ class Clock(Protocol):
 
     def signal(self) -> Signal:
         """Return a new flag, lowered."""
+
+    def decision(self) -> Signal:
+        """Return a new flag for what somebody outside decides; virtual time without a pace stands still for it."""
 
     def register(self, name: str) -> Participant:
         """Return a place for a thread; call it in the owner, before the thread starts."""
@@ -110,6 +117,11 @@ class _NoPlace:
 class RealClock:
     """The computer's clock."""
 
+    @property
+    def virtual(self) -> bool:
+        """Return False."""
+        return False
+
     def now(self) -> datetime:
         """Return the time of day, UTC."""
         return datetime.now(UTC)
@@ -123,6 +135,10 @@ class RealClock:
         time.sleep(max(0.0, seconds))
 
     def signal(self) -> Signal:
+        """Return a new flag, lowered."""
+        return threading.Event()
+
+    def decision(self) -> Signal:
         """Return a new flag, lowered."""
         return threading.Event()
 
@@ -207,6 +223,11 @@ class VirtualClock:
         # Pacing: the real moment that belongs to the virtual one.
         self._anchor = time.monotonic()
 
+    @property
+    def virtual(self) -> bool:
+        """Return True."""
+        return True
+
     def now(self) -> datetime:
         """Return the time of day, UTC."""
         return self._start + timedelta(seconds=self._time)
@@ -218,6 +239,10 @@ class VirtualClock:
     def signal(self) -> Signal:
         """Return a new flag, lowered."""
         return _VirtualSignal(self)
+
+    def decision(self) -> Signal:
+        """Return a new flag; without a pace, whoever waits for it keeps the baton and time stands still."""
+        return threading.Event() if self._speed is None else self.signal()
 
     def register(self, name: str) -> Participant:
         """Return a place for a thread; from now on time waits for that thread."""

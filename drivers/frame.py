@@ -142,24 +142,25 @@ class Frame:
         """Rows and columns."""
         return (int(self.counts.shape[1]), int(self.counts.shape[2]))
 
-    def with_offsets_of(self, dark: Frame) -> Frame:
-        """Return the frame with each segment's offset and read noise as a dark frame measured them.
+    def with_offsets_of(self, *darks: Frame) -> Frame:
+        """Return the frame with each segment's offset and read noise as dark frames measured them.
 
         Raises
         ------
         InputError
-            When ``dark`` was taken with the beam on, or with other segments.
+            Without a dark frame, or with one taken with the beam on or with other segments.
         """
-        if not dark.dark:
-            raise InputError("offsets come from a frame with the beam blanked; this one was taken with the beam on")
-        if dark.geometry.names != self.geometry.names:
+        if not darks or not all(dark.dark for dark in darks):
             raise InputError(
-                f"the dark frame has segments {', '.join(dark.geometry.names)}; expected "
-                f"{', '.join(self.geometry.names)}"
+                "offsets come from frames with the beam blanked; give one dark frame at least, and only those"
             )
-        measured = dark.counts.reshape(len(self.channels), -1).astype(np.float64)
+        if any(dark.geometry.names != self.geometry.names for dark in darks):
+            raise InputError(f"expected dark frames of the segments {', '.join(self.geometry.names)}")
+        flat = [dark.counts.reshape(len(self.channels), -1) for dark in darks]
+        offsets = np.mean([counts.mean(axis=1, dtype=np.float64) for counts in flat], axis=0)
+        variances = np.mean([counts.var(axis=1, dtype=np.float64) for counts in flat], axis=0)
         channels = tuple(
-            replace(channel, offset=float(offset), read_noise=float(noise))
-            for channel, offset, noise in zip(self.channels, measured.mean(axis=1), measured.std(axis=1), strict=True)
+            replace(channel, offset=float(offset), read_noise=float(variance) ** 0.5)
+            for channel, offset, variance in zip(self.channels, offsets, variances, strict=True)
         )
         return replace(self, channels=channels)
