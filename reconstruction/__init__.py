@@ -1,0 +1,1 @@
+"""Heights from the signals of a segmented backscatter detector, with their uncertainty."""
