@@ -1,0 +1,195 @@
+"""The one place that wires the house together: instrument, twin, log, store, engine and reconstruction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drivers.errors import InputError, RunError, StoreError
+
+if TYPE_CHECKING:
+    from acquisition.feed import Live, LiveResult
+    from acquisition.log import Log
+    from acquisition.night import Night
+    from acquisition.plan import Plan
+    from acquisition.recipe import LoadedRecipe
+    from acquisition.store import Store
+    from drivers.clock import Clock
+    from drivers.contract import Instrument
+    from drivers.document import Document
+
+TWIN = "twin"
+"""Name of the driver whose devices are simulated, and live on a virtual clock."""
+
+
+def data_folder(given: Path | None) -> Path:
+    """Return where runs live: what was given, ``RILIEVO_DATA``, or the user's data folder."""
+    if given is not None:
+        return given
+    if os.environ.get("RILIEVO_DATA"):
+        return Path(os.environ["RILIEVO_DATA"])
+    from platformdirs import user_data_path
+
+    return user_data_path("rilievo")
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """The log and the store that runs are written to.
+
+    Attributes
+    ----------
+    folder : Path
+    log : Log
+    store : Store
+    """
+
+    folder: Path
+    log: Log
+    store: Store
+
+
+@contextmanager
+def open_laboratory(data: Path | None, database: str | None = None) -> Iterator[Laboratory]:
+    """Open log and store, made where there are none yet.
+
+    Raises
+    ------
+    StoreError, DatabaseError
+        For a folder or a database that cannot be used.
+    """
+    from acquisition.log import Log
+    from acquisition.store import Store
+
+    folder = data_folder(data)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"the data folder cannot be made: {error.strerror}; name another with --data", str(folder)
+        ) from None
+    with Log.open(database or folder / "rilievo.db") as log:
+        yield Laboratory(folder, log, Store(folder))
+
+
+def instrument_document(path: Path | None) -> Document:
+    """Return the instrument's description: a file's, or the bundled twin's."""
+    from drivers import document
+
+    if path is not None:
+        return document.read(path)
+    text = resources.files("simulators").joinpath("twin.yaml").read_text(encoding="utf-8")
+    return document.parse(text, "twin.yaml")
+
+
+def _clock(source: Document, speed: float | None) -> Clock:
+    """Return a virtual clock where every device is simulated, else the real one."""
+    from drivers.clock import RealClock, VirtualClock
+
+    data = source.data if isinstance(source.data, dict) else {}
+    entries = [entry for entry in data.values() if isinstance(entry, dict)]
+    entries += list(data.get("gases") or {}) and [e for e in data["gases"].values() if isinstance(e, dict)]
+    drivers = {entry["driver"] for entry in entries if "driver" in entry}
+    if drivers and drivers <= {TWIN}:
+        return VirtualClock(speed=speed)
+    if speed is not None:
+        raise InputError("--speed is for simulated instruments; real hardware runs in real time")
+    return RealClock()
+
+
+@contextmanager
+def open_instrument(path: Path | None = None, speed: float | None = None) -> Iterator[Instrument]:
+    """Build an instrument, and let go of it in the end; errors as :meth:`drivers.registry.Registry.instrument`.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The instrument's file; the bundled twin unless given.
+    speed : float, optional
+        Virtual seconds per real second of a simulated instrument; as fast as it goes unless given.
+    """
+    from drivers.registry import Registry
+
+    source = instrument_document(path)
+    instrument = Registry.discover().instrument(source, _clock(source, speed))
+    try:
+        yield instrument
+    finally:
+        instrument.close()
+
+
+def bundled_recipe(name: str) -> Path:
+    """Return the path of a ready-made recipe."""
+    return Path(str(resources.files("acquisition").joinpath("recipes", f"{name}.yaml")))
+
+
+def start_live(capacity: int = 8) -> Live:
+    """Start the live reconstruction's process."""
+    from reconstruction.live import LiveReconstruction
+
+    return LiveReconstruction(capacity=capacity)
+
+
+def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: Instrument, live: Live | None) -> Night:
+    """Log a new run and return it, ready to start."""
+    from acquisition.feed import LiveFeed
+    from acquisition.night import Night
+    from acquisition.recipe import compile_recipe
+
+    actions = compile_recipe(loaded.recipe)
+    laboratory.store.require(plan.disk_bytes)
+    run_id = laboratory.log.create_run(
+        name=loaded.recipe.name,
+        recipe_text=loaded.document_text,
+        recipe_name=Path(loaded.document.name).name,
+        actions=[action.model_dump(mode="json") for action in actions],
+        instrument_name=instrument.name,
+        instrument_description=instrument.description,
+        limits=instrument.limits_json(),
+        started=instrument.clock.now(),
+        version=version("rilievo"),
+        plan=plan.to_json(),
+    )
+    feed = LiveFeed(live, instrument.clock) if live is not None else None
+    return Night(instrument, laboratory.log, laboratory.store, run_id, actions, feed=feed)
+
+
+def catch_up(laboratory: Laboratory, run_id: str, live: Live) -> Iterator[LiveResult | int]:
+    """Make the heights that a run still lacks, and log them; yields what became of each frame."""
+    from acquisition import feed
+
+    lacking = [
+        frame
+        for frame in laboratory.log.frames(run_id)
+        if not frame.dark and frame.id in laboratory.log.frames_without_heights(run_id)
+    ]
+    by_id = {frame.id: frame for frame in lacking}
+    wanted = [(frame.id, laboratory.store.heights_path(run_id, frame.number)) for frame in lacking]
+    read = laboratory.store.read
+    for result in feed.catch_up(live, wanted, lambda frame_id: read(by_id[frame_id].path)):
+        if isinstance(result, int):
+            laboratory.log.reconstruction(result, "failed", error="the reconstruction did not answer")
+        elif result.error is not None:
+            laboratory.log.reconstruction(result.frame_id, "failed", seconds=result.seconds, error=result.error)
+        else:
+            laboratory.log.reconstruction(
+                result.frame_id, "done", path=result.path, figures=result.figures, seconds=result.seconds
+            )
+        yield result
+
+
+def report(laboratory: Laboratory, run_id: str, output: Path | None = None) -> Path:
+    """Write a run's report; into the run's folder unless told where."""
+    from acquisition.report import write_report
+
+    found = laboratory.log.run(run_id)
+    if found is None:
+        raise RunError(f"there is no run {run_id!r}")
+    target = output or laboratory.store.run_folder(found.id) / "report.html"
+    return write_report(laboratory.log, laboratory.store, found.id, target)

@@ -1,0 +1,377 @@
+"""The command ``rilievo``: verbs that are what people do.
+
+Exit codes: 0 done, 1 the run failed or ended safe, 2 the input was wrong, 130 stopped by Ctrl-C after the cleanup.
+Heavy modules are imported inside the verbs, so that ``rilievo --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drivers.errors import DiskFull, InputError, RilievoError, StoreError
+
+if TYPE_CHECKING:
+    from acquisition.app import Laboratory
+    from acquisition.engine import Outcome
+    from acquisition.plan import Plan
+    from drivers.contract import Instrument
+
+app = typer.Typer(
+    name="rilievo",
+    help="Run a scanning electron microscope through the night; turn every frame into heights with an uncertainty.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+database_app = typer.Typer(help="Look after the database.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(database_app, name="db")
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")
+]
+Database = Annotated[str | None, typer.Option("--db", help="URL of another database, such as PostgreSQL's.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+InstrumentPath = Annotated[
+    Path | None, typer.Option("--instrument", help="YAML file of the instrument; the simulated one unless given.")
+]
+Speed = Annotated[
+    float | None,
+    typer.Option("--speed", help="Virtual seconds per second of a simulated instrument; 1 is real time."),
+]
+RunArgument = Annotated[str, typer.Argument(help="Id of the run, or enough of its beginning; 'last' is the newest.")]
+
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Run the command; every error becomes one sentence and an exit code, never a traceback."""
+    import click
+
+    as_json = "--json" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        code = _tell(InputError(f"{error.format_message()} (rilievo --help shows how)"), as_json)
+    except RilievoError as error:
+        code = _tell(error, as_json)
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stderr.close()
+        code = EXIT_FAILED
+    except OSError as error:
+        code = _tell(_system_error(error), as_json)
+    except Exception as error:  # noqa: BLE001  an error of our own: kept whole for a report, told in one sentence
+        code = _tell(_own_error(error), as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: RilievoError, as_json: bool) -> int:
+    from acquisition.terminal import emit_error
+
+    emit_error(error, as_json=as_json)
+    return error.exit_code
+
+
+def _system_error(error: OSError) -> RilievoError:
+    import errno
+
+    where = str(error.filename) if error.filename else None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("there is no room left on the disk; make room or choose another folder with --data", where)
+    return StoreError(f"the operating system refused: {error.strerror or error}", where)
+
+
+def _own_error(error: Exception) -> RilievoError:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="rilievo-", suffix=".log", delete=False, encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    return RilievoError(
+        f"an error in Rilievo itself ({type(error).__name__}: {error}); its trace is in {file.name}, "
+        "please send it to the developers"
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], str | None]]:
+    """Let Ctrl-C and a polite kill end a run through its cleanup, instead of tearing the process down."""
+    asked: list[str] = []
+
+    def note(number: int, _: object) -> None:
+        asked.append("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by a request to end the process")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -- runs
+
+
+@app.command()
+def demo(
+    data: Data = None,
+    db: Database = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Play the bundled copper redox night on the simulated microscope and write its report."""
+    from acquisition.app import bundled_recipe
+
+    _play(bundled_recipe("copper-redox"), None, None, data, db, report_to=output, as_json=as_json)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file of the recipe.")],
+    instrument: InstrumentPath = None,
+    speed: Speed = None,
+    data: Data = None,
+    db: Database = None,
+    heights: Annotated[bool, typer.Option("--heights/--no-heights", help="Make heights while it runs.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Play a recipe, on the simulated microscope unless an instrument is named."""
+    _play(recipe, instrument, speed, data, db, heights=heights, as_json=as_json)
+
+
+def _play(
+    recipe: Path,
+    instrument_path: Path | None,
+    speed: float | None,
+    data: Path | None,
+    db: str | None,
+    *,
+    heights: bool = True,
+    report_to: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Check, play and report a recipe, and leave with the right exit code."""
+    from acquisition import app as wiring
+    from acquisition.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    with wiring.open_instrument(instrument_path, speed) as instrument:
+        plan = wiring.plan_recipe(loaded, instrument)
+        with wiring.open_laboratory(data, db) as laboratory, _interruptible() as stop_asked:
+            run_id, outcome = _play_night(laboratory, loaded, plan, instrument, heights, stop_asked, as_json)
+            path = wiring.report(laboratory, run_id, report_to)
+            _tell_end(laboratory, run_id, outcome, path, as_json)
+    if outcome.state == "stopped":
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if outcome.state != "finished":
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _play_night(
+    laboratory: Laboratory,
+    loaded: Any,
+    plan: Plan,
+    instrument: Instrument,
+    heights: bool,
+    stop_asked: Callable[[], str | None],
+    quiet: bool,
+) -> tuple[str, Outcome]:
+    from acquisition import app as wiring
+    from acquisition import terminal
+
+    live = wiring.start_live() if heights else None
+    try:
+        night = wiring.begin(laboratory, loaded, plan, instrument, live)
+        if not quiet:
+            _announce(night.run_id, loaded.recipe.name, instrument.name, plan)
+        began = instrument.clock.now()
+        night.start()
+        terminal.follow(night, plan, began, stop_asked)
+        outcome = night.finish()
+        missing = len(laboratory.log.frames_without_heights(night.run_id))
+        if live is not None and missing:
+            terminal.track("catching up with the heights", missing, wiring.catch_up(laboratory, night.run_id, live))
+        return night.run_id, outcome
+    finally:
+        if live is not None:
+            live.close()
+
+
+def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
+    from acquisition import terminal
+    from rich.text import Text
+
+    out = terminal.console(sys.stderr)
+    out.print(Text.assemble((name, "bold"), f"  on {instrument}  ", (run_id, "dim")))
+    out.print(
+        f"{plan.frames} frames planned over {terminal.duration_text(plan.duration)} of the instrument's time, "
+        f"about {terminal.bytes_text(plan.disk_bytes)}"
+    )
+
+
+def _tell_end(laboratory: Laboratory, run_id: str, outcome: Outcome, report: Path, as_json: bool) -> None:
+    from acquisition import terminal
+    from acquisition.overview import summary_json
+    from rich.text import Text
+
+    body = summary_json(laboratory.log, run_id)
+    if as_json:
+        terminal.emit_json({**body, "report": str(report)})
+        return
+    out = terminal.console()
+    out.print(Text.assemble(terminal.state_text(outcome.state.value), f"  {outcome.reason}" if outcome.reason else ""))
+    counts = body["frames"]
+    out.print(
+        f"{counts['acquired']} frames, {counts['dark']} of them dark, "
+        f"{counts['heights']} with heights" + (f", {counts['failed']} without" if counts["failed"] else "")
+    )
+    out.print(f"report  {report}", soft_wrap=True)
+
+
+@app.command()
+def check(
+    recipe: Annotated[Path, typer.Argument(help="YAML file of the recipe.")],
+    instrument: InstrumentPath = None,
+    as_json: Json = False,
+) -> None:
+    """Validate a recipe; tell its duration, dose, disk space, and what breaks a limit or a gas rule."""
+    from acquisition import app as wiring
+    from acquisition import terminal
+    from acquisition.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    with wiring.open_instrument(instrument) as found:
+        plan = wiring.plan_recipe(loaded, found)
+    if as_json:
+        terminal.emit_json({"recipe": loaded.recipe.name, "instrument": found.name, **plan.to_json()})
+        return
+    terminal.show_plan(loaded.recipe.name, found.name, plan)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from acquisition.recipe import json_schema
+    from acquisition.terminal import emit_json
+
+    emit_json(json_schema())
+
+
+@app.command()
+def runs(data: Data = None, db: Database = None, as_json: Json = False) -> None:
+    """List the runs, newest first."""
+    from acquisition import terminal
+    from acquisition.app import open_laboratory
+    from acquisition.overview import run_json
+
+    with open_laboratory(data, db) as laboratory:
+        found = laboratory.log.runs()
+        if as_json:
+            terminal.emit_json([run_json(run) for run in found])
+        elif not found:
+            terminal.console().print("no runs yet; rilievo demo makes one")
+        else:
+            terminal.show_runs(found)
+
+
+@app.command()
+def show(run: RunArgument, data: Data = None, db: Database = None, as_json: Json = False) -> None:
+    """Show what a run did: state, frames, figures, events."""
+    from acquisition import terminal
+    from acquisition.app import open_laboratory
+    from acquisition.overview import find_run, summary_json
+
+    with open_laboratory(data, db) as laboratory:
+        found = find_run(laboratory.log, run)
+        if as_json:
+            terminal.emit_json(summary_json(laboratory.log, found.id))
+        else:
+            terminal.show_summary(summary_json(laboratory.log, found.id))
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+    data: Data = None,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's report: one HTML file that needs no network."""
+    from acquisition import app as wiring
+    from acquisition import terminal
+    from acquisition.overview import find_run
+
+    with wiring.open_laboratory(data, db) as laboratory:
+        found = find_run(laboratory.log, run)
+        path = wiring.report(laboratory, found.id, output)
+    if as_json:
+        terminal.emit_json({"id": found.id, "report": str(path)})
+    else:
+        terminal.console().print(f"report  {path}", soft_wrap=True)
+
+
+# -- instruments and the database
+
+
+@app.command()
+def devices(instrument: InstrumentPath = None, as_json: Json = False) -> None:
+    """Show what an instrument's devices read, their limits, and the drivers there are."""
+    from acquisition import terminal
+    from acquisition.app import open_instrument
+    from acquisition.overview import devices_json
+    from drivers.registry import Registry
+
+    with open_instrument(instrument) as found:
+        body = devices_json(found, Registry.discover())
+    if as_json:
+        terminal.emit_json(body)
+    else:
+        terminal.show_devices(body)
+
+
+@database_app.command("upgrade")
+def upgrade(data: Data = None, db: Database = None, as_json: Json = False) -> None:
+    """Bring the database to this version's schema."""
+    from acquisition import terminal
+    from acquisition.app import open_laboratory
+
+    with open_laboratory(data, db) as laboratory:
+        body = {"schema": laboratory.log.schema_version(), "database": laboratory.log.shown_url()}
+    if as_json:
+        terminal.emit_json(body)
+    else:
+        terminal.console().print(f"{body['database']} has schema {body['schema']}", soft_wrap=True)
+
+
+@database_app.command("backup")
+def backup(
+    target: Annotated[Path, typer.Argument(help="File to write; it must not be there yet.")],
+    data: Data = None,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the embedded database to a file while it may be in use."""
+    from acquisition import terminal
+    from acquisition.app import open_laboratory
+
+    if target.exists():
+        raise InputError("this file is there already; name another", str(target))
+    with open_laboratory(data, db) as laboratory:
+        laboratory.log.backup(target)
+    if as_json:
+        terminal.emit_json({"backup": str(target)})
+    else:
+        terminal.console().print(f"backup  {target}", soft_wrap=True)
+

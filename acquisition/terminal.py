@@ -1,0 +1,233 @@
+"""What a person sees in the terminal: progress of a run, tables, errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from drivers.errors import DocumentError, RilievoError
+from drivers.units import Q, format_quantity
+
+if TYPE_CHECKING:
+    from acquisition.engine import Progress as RunProgress
+    from acquisition.night import Night
+    from acquisition.plan import Plan
+
+STATE_STYLES = {
+    "running": "cyan",
+    "paused": "yellow",
+    "suspended": "yellow",
+    "stopping": "yellow",
+    "finished": "green",
+    "stopped": "yellow",
+    "failed": "red",
+    "safe": "magenta",
+}
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Return a console for results, or for everything else where ``stream`` is standard error."""
+    return Console(file=stream or sys.stdout, highlight=False, soft_wrap=False)
+
+
+def emit_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def emit_error(error: RilievoError, *, as_json: bool) -> None:
+    """Tell an error on standard error, as a sentence or as ``{"error": {"code", "message", "where"}}``."""
+    if as_json:
+        problems = (
+            {"problems": [{"where": p.where, "address": p.address, "message": p.message} for p in error.problems]}
+            if isinstance(error, DocumentError)
+            else {}
+        )
+        body = {"code": error.code, "message": error.message, "where": error.where, **problems}
+        sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
+        return
+    out = console(sys.stderr)
+    if isinstance(error, DocumentError):
+        for problem in error.problems:
+            out.print(Text.assemble(("error ", "bold red"), (f"{problem.where}: ", "bold"), _addressed(problem)))
+        return
+    where = (f"{error.where}: ", "bold") if error.where else ""
+    out.print(Text.assemble(("error ", "bold red"), where, error.message))
+
+
+def _addressed(problem: Any) -> str:
+    return f"{problem.address}: {problem.message}" if problem.address else str(problem.message)
+
+
+def duration_text(seconds: float) -> str:
+    """Return ``3 h 05 min``, ``12 min 30 s`` or ``8.2 s``."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def bytes_text(count: float) -> str:
+    """Return ``1.4 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def time_text(moment: datetime | None) -> str:
+    """Return a UTC time as people read it."""
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """Return a plain table."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+    return made
+
+
+def state_text(state: str) -> Text:
+    """Return a run's state in its colour."""
+    return Text(state, style=STATE_STYLES.get(state, ""))
+
+
+class _Readback(ProgressColumn):
+    """Temperature, pressure and frames of the run."""
+
+    def __init__(self, night: Night) -> None:
+        super().__init__()
+        self._night = night
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002  the night is asked, not the task
+        latest, progress = self._night.telemetry.latest, self._night.engine.progress
+        temperature = _reading(latest, "heater.temperature", "degC", ".0f")
+        pressure = _reading(latest, "gauge.pressure", "Pa", ".3g")
+        parts = [temperature, pressure, f"{progress.frames} frames", f"{progress.heights} heights"]
+        coverage = progress.figures.get("coverage")
+        if coverage is not None:
+            parts.append(f"coverage {coverage[0]:.0%}")
+        if progress.left_out:
+            parts.append(f"{progress.left_out} left out")
+        return Text("  ".join(part for part in parts if part), style="cyan")
+
+
+def _reading(latest: Any, name: str, unit: str, form: str) -> str:
+    reading = latest.get(name)
+    if reading is None:
+        return ""
+    value = float(reading.value.to(unit).magnitude)
+    return f"{value:{form}} {'°C' if unit == 'degC' else unit}"
+
+
+def follow(night: Night, plan: Plan, began: datetime, stop_asked: Callable[[], str | None]) -> None:
+    """Show a run until it ends; ask it to stop when ``stop_asked`` says why.
+
+    Parameters
+    ----------
+    night : Night
+        Already started.
+    plan : Plan
+        What was planned, for the bar's length.
+    began : datetime
+        UTC on the instrument's clock.
+    stop_asked : callable
+        Returns a reason once somebody wants the run to end, else None.
+    """
+    out = console(sys.stderr)
+    if not out.is_terminal:
+        _follow_plainly(night, out, stop_asked)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        _Readback(night),
+        TextColumn("{task.fields[left]}"),
+    )
+    planned = max(plan.duration, 1.0)
+    with Progress(*columns, console=out, transient=True, refresh_per_second=8) as bar:
+        task = bar.add_task("starting", total=planned, left="")
+        while not night.wait(0.1):
+            progress = night.engine.progress
+            done = min((progress.now - began).total_seconds() if progress.now else 0.0, planned)
+            bar.update(
+                task,
+                completed=done,
+                description=_describe(progress),
+                left=f"{duration_text(planned - done)} of the night left" if done < planned else "later than planned",
+            )
+            _pass_on(stop_asked, night)
+
+
+def _describe(progress: RunProgress) -> str:
+    label = progress.label or "starting"
+    place = f"{progress.action + 1}/{progress.actions}"
+    return f"{place} {label}"[:44].ljust(44)
+
+
+def _follow_plainly(night: Night, out: Console, stop_asked: Callable[[], str | None]) -> None:
+    """Print a line for each step, where no terminal can redraw one."""
+    shown = ""
+    while True:
+        ended = night.wait(0.1)
+        progress = night.engine.progress
+        step = progress.address.split(".series[")[0].split(".frames[")[0]
+        if step and step != shown:
+            shown = step
+            out.print(Text(f"{time_text(progress.now)}  {step}  {progress.label}".rstrip()))
+        if ended:
+            return
+        _pass_on(stop_asked, night)
+
+
+def _pass_on(stop_asked: Callable[[], str | None], night: Night) -> None:
+    reason = stop_asked()
+    if reason is not None:
+        night.engine.abort(reason)
+
+
+def track(what: str, total: int, steps: Iterable[object]) -> int:
+    """Show how a loop comes on; return how many steps it had."""
+    out = console(sys.stderr)
+    count = 0
+    with Progress(
+        SpinnerColumn(),
+        TextColumn(what),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        for _ in steps:
+            count += 1
+            bar.advance(task)
+    return count
+
+
+def quantity_text(value: Q | None, unit: str | None = None) -> str:
+    """Return a quantity as people read it, or a dash."""
+    if value is None:
+        return "–"
+    return format_quantity(value.to(unit) if unit else value, 4)
+
+
+def span_text(began: datetime | None, ended: datetime | None) -> str:
+    """Return how long something took."""
+    return "" if began is None or ended is None else duration_text((ended - began) / timedelta(seconds=1))

@@ -1,0 +1,145 @@
+"""The virtual clock: one at a time, in a fixed order, and time only when everybody waits."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from drivers.clock import Clock, Deadline, RealClock, VirtualClock
+from drivers.errors import DeviceTimeout, InputError
+
+
+def play(clock, works):
+    """Run each ``work(log)`` in a registered thread of its own; return the common log."""
+    log = []
+    places = [clock.register(name) for name in works]
+
+    def enter(place, work):
+        with place:
+            work(log)
+
+    threads = [
+        threading.Thread(target=enter, args=(place, work)) for place, work in zip(places, works.values(), strict=True)
+    ]
+    for thread in reversed(threads):  # whoever starts first, the order of registration decides
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    return log
+
+
+def sleeper(clock, name, seconds, times):
+    def work(log):
+        for _ in range(times):
+            clock.sleep(seconds)
+            log.append((clock.monotonic(), name))
+
+    return work
+
+
+def test_order_is_the_same_every_time():
+    logs = []
+    for _ in range(5):
+        clock = VirtualClock()
+        logs.append(play(clock, {name: sleeper(clock, name, 1.0 + index, 20) for index, name in enumerate("abc")}))
+    assert all(log == logs[0] for log in logs)
+    assert logs[0] == sorted(logs[0], key=lambda entry: entry[0])
+
+
+def test_a_night_takes_no_time():
+    clock = VirtualClock()
+    began = time.monotonic()
+    clock.sleep(12 * 3600)
+    assert time.monotonic() - began < 1
+    assert clock.now() == datetime(2026, 1, 1, 18, tzinfo=UTC) + timedelta(hours=12)
+
+
+def test_time_stands_still_while_somebody_works():
+    clock = VirtualClock()
+
+    def busy(log):
+        before = clock.monotonic()
+        time_spent = threading.Event()
+        time_spent.wait(0.05)  # real work, no virtual time
+        log.append(clock.monotonic() - before)
+
+    log = play(clock, {"busy": busy, "sleeper": sleeper(clock, "sleeper", 1.0, 3)})
+    assert log[0] == 0.0
+
+
+def test_signal_wakes_before_the_timeout():
+    clock = VirtualClock()
+    flag = clock.signal()
+
+    def waits(log):
+        log.append((flag.wait(100.0), clock.monotonic()))
+
+    def raises(log):
+        clock.sleep(5.0)
+        flag.set()
+
+    assert play(clock, {"waits": waits, "raises": raises}) == [(True, 5.0)]
+
+
+def test_signal_times_out():
+    clock = VirtualClock()
+    flag = clock.signal()
+    assert play(clock, {"waits": lambda log: log.append((flag.wait(7.0), clock.monotonic()))}) == [(False, 7.0)]
+
+
+def test_signal_from_outside_wakes_whoever_waits_without_end():
+    clock = VirtualClock(speed=1000.0)
+    flag = clock.signal()
+    threading.Timer(0.05, flag.set).start()
+    assert play(clock, {"waits": lambda log: log.append(flag.wait())}) == [True]
+
+
+def test_decision_holds_unpaced_time():
+    clock = VirtualClock()
+    decision = clock.decision()
+    threading.Timer(0.05, decision.set).start()
+
+    def waits(log):
+        decision.wait()
+        log.append(("decided", clock.monotonic()))
+
+    log = play(clock, {"waits": waits, "telemetry": sleeper(clock, "telemetry", 1.0, 3)})
+    assert log[0] == ("decided", 0.0)
+
+
+def test_speed_paces_virtual_time():
+    clock = VirtualClock(speed=100.0)
+    began = time.monotonic()
+    clock.sleep(10.0)
+    assert 0.09 < time.monotonic() - began < 2.0
+
+
+def test_deadline():
+    clock = VirtualClock()
+    deadline = Deadline.after(clock, 3.0)
+    clock.sleep(2.0)
+    assert deadline.remaining == pytest.approx(1.0)
+    deadline.check("the valve's opening")
+    clock.sleep(1.0)
+    with pytest.raises(DeviceTimeout, match="valve's opening"):
+        deadline.check("the valve's opening")
+
+
+@pytest.mark.parametrize("clock", [RealClock(), VirtualClock()])
+def test_both_clocks_keep_the_contract(clock):
+    assert isinstance(clock, Clock)
+    assert clock.now().tzinfo is UTC
+    before = clock.monotonic()
+    clock.sleep(0.01)
+    assert clock.monotonic() >= before + 0.009
+    with clock.register("somebody"):
+        assert not clock.signal().wait(0.001)
+
+
+def test_bad_clock_is_refused():
+    with pytest.raises(InputError, match="speed"):
+        VirtualClock(speed=0.0)
+    with pytest.raises(InputError, match="time zone"):
+        VirtualClock(start=datetime(2026, 1, 1))  # noqa: DTZ001

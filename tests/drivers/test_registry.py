@@ -1,0 +1,104 @@
+"""Instruments from YAML, detectors from YAML, and drivers that fail to load."""
+
+import math
+
+import pytest
+
+from drivers.clock import VirtualClock
+from drivers.document import parse
+from drivers.errors import DocumentError, DriverError, InputError
+from drivers.registry import Failure, Registry, load_detector
+
+DETECTOR = """\
+working_distance: {distance}
+threshold: 1 keV
+segments:
+{segments}"""
+
+
+def detector_text(count, distance="8 mm"):
+    step = 360 / count
+    lines = [
+        f"  - {{name: S{i}, inner_radius: 2 mm, outer_radius: 8 mm, azimuth: {i * step:g} deg, span: {step:g} deg}}\n"
+        for i in range(count)
+    ]
+    return DETECTOR.format(distance=distance, segments="".join(lines))
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6])
+def test_detectors_from_yaml(tmp_path, count):
+    path = tmp_path / "detector.yaml"
+    path.write_text(detector_text(count))
+    geometry = load_detector(path)
+    assert len(geometry.segments) == count
+    assert geometry.working_distance == pytest.approx(8e-3)
+    assert geometry.azimuths[1] == pytest.approx(2 * math.pi / count)
+    assert geometry.threshold == pytest.approx(1.602176634e-16)
+
+
+def test_detector_errors_point_into_the_file(tmp_path):
+    path = tmp_path / "detector.yaml"
+    path.write_text(detector_text(4, distance="8"))
+    with pytest.raises(
+        DocumentError, match=r"detector.yaml:1:19: working_distance: '8' has no unit; expected a length"
+    ):
+        load_detector(path)
+    path.write_text(detector_text(4).replace("azimuth: 90 deg", "azimuth: 10 deg"))
+    with pytest.raises(DocumentError, match="overlap"):
+        load_detector(path)
+
+
+INSTRUMENT = """\
+name: bench
+column: {driver: nowhere}
+detector: {driver: broken}
+stage: {driver: nowhere}
+heater: {driver: nowhere}
+gauge: {driver: nowhere}
+gases: {N2: {driver: nowhere}}
+"""
+
+
+def test_unknown_and_broken_drivers_are_told_where_they_stand():
+    registry = Registry(failures=[Failure("broken", "somewhere:build", "ImportError: no module")])
+    with pytest.raises(DocumentError) as caught:
+        registry.instrument(parse(INSTRUMENT, "bench.yaml"), VirtualClock())
+    told = [str(problem) for problem in caught.value.problems]
+    assert told[0].startswith("bench.yaml:2:9: column: there is no driver 'nowhere'")
+    assert "somewhere:build" in told[1]
+    assert "ImportError: no module" in told[1]
+    assert len(told) == 6
+
+
+def test_what_was_opened_is_closed_when_another_device_fails():
+    closed = []
+
+    def build(role, options, context):
+        context.closers.append(lambda: closed.append(role))
+        if role == "stage":
+            raise InputError("no stage here")
+        return object()
+
+    text = INSTRUMENT.replace("nowhere", "some").replace("broken", "some")
+    with pytest.raises(DocumentError, match="no stage here"):
+        Registry(drivers={"some": build}).instrument(parse(text, "bench.yaml"), VirtualClock())
+    assert closed == ["gases.N2", "gauge", "heater", "stage", "detector", "column"]
+
+
+def test_missing_devices_are_told():
+    with pytest.raises(DocumentError, match="the key 'column' is missing"):
+        Registry().instrument(parse("name: bench\n"), VirtualClock())
+
+
+def test_a_driver_that_does_not_load_is_recorded(monkeypatch):
+    class Point:
+        name, value = "broken", "nowhere:build"
+
+        def load(self):
+            raise ImportError("no module named nowhere")
+
+    monkeypatch.setattr("drivers.registry.entry_points", lambda group: [Point()])
+    registry = Registry.discover()
+    assert registry.failures == [Failure("broken", "nowhere:build", "ImportError: no module named nowhere")]
+    with pytest.raises(DriverError, match="did not load: ImportError"):
+        registry.driver("broken")
