@@ -12,7 +12,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.transport import F0, device, meets_segment, trace
+from drivers.geometry import meets
+from simulators.relief import F0
+from simulators.target import device, kernel
+from simulators.transport import trace
+
+meets_segment = device(meets)
 
 
 class Diode(NamedTuple):
@@ -38,7 +43,11 @@ class Diode(NamedTuple):
 def segment_met(diode: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any) -> int:
     """Return the segment that an electron meets, or −1; float64, since 1 nm counts at 10 mm."""
     m = diode.to_microscope
-    px, py, pz = diode.left + (u + 0.5) * diode.pixel_size, diode.top - (v + 0.5) * diode.pixel_size, w * diode.pixel_size
+    px, py, pz = (
+        diode.left + (u + 0.5) * diode.pixel_size,
+        diode.top - (v + 0.5) * diode.pixel_size,
+        w * diode.pixel_size,
+    )
     x, y, z = float(du), -float(dv), float(dw)
     rise = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z
     if rise <= 0.0:
@@ -55,10 +64,20 @@ def segment_met(diode: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any) -
     return -1
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy", nogil=True)
+@kernel
 def tally(
-    scene: Any, gun: Any, diode: Any, points: Any, states: Any, streams: Any, electrons: int, fates: Any, energy: Any,
-    counts: Any, signals: Any, squares: Any,
+    scene: Any,
+    gun: Any,
+    diode: Any,
+    points: Any,
+    states: Any,
+    streams: Any,
+    electrons: int,
+    fates: Any,
+    energy: Any,
+    counts: Any,
+    signals: Any,
+    squares: Any,
 ) -> None:
     """Follow electrons from each point and add up what each segment gets.
 
@@ -84,7 +103,7 @@ def tally(
         states[p] = state
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy", nogil=True)
+@kernel
 def keep(scene: Any, gun: Any, points: Any, states: Any, streams: Any, electrons: int, found: Any, exits: Any) -> None:
     """Follow electrons from each point and keep those that leave.
 

@@ -124,9 +124,7 @@ def material(name: str, density: float | None = None) -> Material:
         raise InputError(f"{name!r} is not a formula; expected an element or a compound, such as Cu or Cu2O")
     for symbol, count in terms:
         if symbol not in ELEMENTS:
-            raise InputError(
-                f"{name!r}: {symbol!r} is not an element from C to Au; expected Cu or Cu2O, say"
-            )
+            raise InputError(f"{name!r}: {symbol!r} is not an element from C to Au; expected Cu or Cu2O, say")
         if count and int(count) == 0:
             raise InputError(f"{name!r}: a formula needs one atom at least of each element")
     parts = tuple((ELEMENTS[symbol], int(count or 1)) for symbol, count in terms)

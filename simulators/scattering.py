@@ -3,8 +3,8 @@
 Single elastic scattering with continuous loss (:mod:`simulators.materials`) through a height map with composition
 (:mod:`simulators.transport`), exits tested against the real segments of a :class:`drivers.geometry.DetectorGeometry`.
 
-Lengths in m, energies in J, angles in rad at this file's surface; signals in keV of the diode's response for a beam
-of N electrons. The sample's axes are those of the image; a tilted stage leans the sample's normal.
+Lengths in m, energies in J, angles in rad; signals in keV of the diode's response for a beam of N electrons.
+Results are the same, bit for bit, for a seed, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +21,23 @@ from drivers.errors import InputError, RilievoError
 from drivers.geometry import DetectorGeometry
 from drivers.sample import HeightMap
 from drivers.units import KEV
-from simulators.materials import ElasticLaw, Material, SlowingTable, slowing_table
+from simulators.materials import ElasticLaw, Material, electron_range
+from simulators.scene import REACH, Beam, Stage, Surface, build_diode, build_gun, build_scene
 
 Floats = NDArray[np.float64]
-Border = Literal["reflecting", "periodic"]
+Counts = NDArray[np.int64]
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 … 1; may raise :class:`Cancelled` to stop."""
 
 PHYSICS_VERSION = "1"
 """Changes whenever the same seed gives other electrons; part of every cache's key."""
 
-ENERGY_LIMITS = (0.5 * KEV, 30.0 * KEV)
-REACH = 0.85
-"""An electron is given up when this share of its path is shorter than the way to the nearest surface (the benchmark
-states what that does to η); 1 gives up none that could leave."""
+BATCH = 400_000
+"""Electrons between two reports of progress: a few seconds."""
+WALKERS = 512
+"""Generators that share the work on a plane sample; part of what a seed means."""
+POLAR_EDGES = np.linspace(0.0, math.pi / 2, 19)
+AZIMUTH_EDGES = np.linspace(-math.pi, math.pi, 25)
 
 
 class Cancelled(RilievoError):
@@ -42,220 +45,6 @@ class Cancelled(RilievoError):
 
     code = "cancelled"
     exit_code = 130
-
-
-@dataclass(frozen=True, slots=True)
-class Beam:
-    """What the column sends.
-
-    Attributes
-    ----------
-    energy : float, J
-    probe_diameter : float, m
-        Full width at half maximum of a Gaussian current density; 0 is a point.
-    convergence : float, rad
-        Half-angle of the cone, focused on the plane z = 0.
-    """
-
-    energy: float
-    probe_diameter: float = 0.0
-    convergence: float = 0.0
-
-    def __post_init__(self) -> None:
-        low, high = ENERGY_LIMITS
-        if not low * (1 - 1e-9) <= self.energy <= high * (1 + 1e-9):
-            raise InputError(
-                f"expected a beam energy from {low / KEV:g} to {high / KEV:g} keV; got {self.energy / KEV:g} keV"
-            )
-        if not (math.isfinite(self.probe_diameter) and self.probe_diameter >= 0):
-            raise InputError(f"expected a probe diameter of 0 nm or more; got {self.probe_diameter * 1e9:g} nm")
-        if not 0 <= self.convergence < 0.5:
-            raise InputError(f"expected a convergence from 0 to 500 mrad; got {self.convergence * 1e3:g} mrad")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Surface:
-    """A relief and what it is made of.
-
-    Attributes
-    ----------
-    height : HeightMap
-        Without NaN.
-    substrate : Material
-    layers : tuple of Material
-        What ``layer`` counts from 1.
-    layer : (rows, columns) uint8 array or None
-        0 where the substrate is bare, n where ``layers[n − 1]`` lies on it.
-    thickness : (rows, columns) array, m, or None
-        Of the layer, downwards from the surface; 0 where there is none.
-    border : {"reflecting", "periodic"}
-        How the relief goes on beyond the image.
-    """
-
-    height: HeightMap
-    substrate: Material
-    layers: tuple[Material, ...] = ()
-    layer: NDArray[np.uint8] | None = None
-    thickness: NDArray[np.floating] | None = None
-    border: Border = "reflecting"
-
-    def __post_init__(self) -> None:
-        if not np.isfinite(self.height.z).all():
-            missing = int((~np.isfinite(self.height.z)).sum())
-            raise InputError(f"expected heights everywhere; {missing} of {self.height.z.size} nodes are not numbers")
-        if self.border not in ("reflecting", "periodic"):
-            raise InputError(f"expected a border reflecting or periodic; got {self.border!r}")
-        if not self.layers:
-            return
-        if self.layer is None or self.thickness is None:
-            raise InputError("layers need a map of which lies where (layer) and how thick it is (thickness)")
-        if self.layer.shape != self.height.shape or self.thickness.shape != self.height.shape:
-            raise InputError(
-                f"expected layer and thickness maps of {self.height.shape} as the heights; "
-                f"got {self.layer.shape} and {self.thickness.shape}"
-            )
-        if int(self.layer.max()) > len(self.layers):
-            raise InputError(f"the layer map counts to {int(self.layer.max())}, but {len(self.layers)} layers are given")
-        if not (np.isfinite(self.thickness).all() and float(self.thickness.min()) >= 0):
-            raise InputError("expected layer thicknesses of 0 nm or more everywhere")
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The sample's tilt: by how much (rad) its normal leans from the axis, and towards which azimuth as displayed."""
-
-    tilt: float = 0.0
-    azimuth: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tilt <= math.radians(85):
-            raise InputError(f"expected a tilt from 0 to 85 deg; got {math.degrees(self.tilt):g} deg")
-
-    def to_microscope(self) -> Floats:
-        """Return the rotation from the sample's axes to the microscope's. Shape (3, 3).
-
-        About the horizontal axis across the azimuth, so that the sample's normal leans towards the azimuth.
-        """
-        c, s = math.cos(self.tilt), math.sin(self.tilt)
-        x, y = -math.sin(self.azimuth), math.cos(self.azimuth)
-        k = np.array([[0.0, 0.0, y], [0.0, 0.0, -x], [-y, x, 0.0]])
-        return np.asarray(np.eye(3) + s * k + (1 - c) * (k @ k))
-
-
-def lowest_within(field: Floats, radii: NDArray[np.float32], border: Border) -> NDArray[np.float32]:
-    """Return the lowest value within each radius (pixels) of each cell. Shape (radii, rows, columns)."""
-    from scipy.ndimage import minimum_filter
-
-    mode = "wrap" if border == "periodic" else "reflect"
-    rows, columns = field.shape
-    result = np.empty((len(radii), rows, columns), dtype=np.float32)
-    for level, radius in enumerate(radii):
-        half = math.ceil(float(radius)) + 1
-        if 2 * half + 1 >= 2 * max(rows, columns):
-            result[level] = field.min()
-        else:
-            size = (min(2 * half + 1, 2 * rows - 1), min(2 * half + 1, 2 * columns - 1))
-            result[level] = minimum_filter(field, size=size, mode=mode)
-    return result
-
-
-def _rows(tables: list[SlowingTable], pixel_size: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Stack the materials' tables as the kernel reads them, lengths in pixels."""
-    most = max(table.share.shape[1] for table in tables)
-    points = len(tables[0].energy)
-    rows = np.zeros((len(tables), points, 1 + 3 * most), dtype=np.float32)
-    energies = np.zeros((len(tables), points), dtype=np.float32)
-    for kind, table in enumerate(tables):
-        elements = table.share.shape[1]
-        rows[kind, :, 0] = table.mean_free_path / pixel_size
-        rows[kind, :, 1 : 1 + 3 * elements : 3] = table.cumulative
-        rows[kind, :, 2 : 2 + 3 * elements : 3] = table.share
-        rows[kind, :, 3 : 3 + 3 * elements : 3] = table.alpha
-        energies[kind] = table.energy
-    return rows, energies
-
-
-def _path_ratios(tables: list[SlowingTable]) -> Floats:
-    """Return how many times longer than in each material a path can be in another, at worst. Shape (materials,)."""
-    steps = [np.linspace(0, table.path, len(table.energy)) for table in tables]
-    grid = tables[0].energy[1:]
-    paths = np.stack([np.interp(grid, table.energy, left) for table, left in zip(tables, steps, strict=True)])
-    return np.asarray((paths.max(axis=0) / paths).max(axis=1))
-
-
-def build_scene(surface: Surface, beam: Beam, law: ElasticLaw = "browning", reach: float = REACH) -> Any:
-    """Return the :class:`simulators.transport.Scene` for a surface and a beam."""
-    from simulators.transport import Scene
-
-    pixel = surface.height.pixel_size
-    heights = np.ascontiguousarray(surface.height.z, dtype=np.float64) / pixel
-    kinds = (surface.substrate, *surface.layers)
-    tables = [slowing_table(kind, beam.energy, law) for kind in kinds]
-    rows, energies = _rows(tables, pixel)
-    paths = np.array([table.path for table in tables]) / pixel
-    flat = float(np.ptp(heights)) == 0.0
-    far = float(paths.max()) * 1.01
-    near = max(1.5, 3.0 * float(rows[:, :, 0].max()))
-    count = 1 if flat or near >= far else 1 + math.ceil(2 * math.log2(far / near))
-    radii = np.array([far * 2.0 ** (-level / 2) for level in range(count)][::-1], dtype=np.float32)
-    layered = bool(surface.layers)
-    lowest = lowest_within(heights, radii, surface.border)
-    layer = np.zeros((1, 1), np.uint8)
-    thickness = np.zeros((1, 1), np.float32)
-    floor = lowest[:, :1, :1]
-    if layered and surface.layer is not None and surface.thickness is not None:
-        layer = np.ascontiguousarray(surface.layer, dtype=np.uint8)
-        depth = np.asarray(surface.thickness, dtype=np.float64) / pixel
-        thickness = depth.astype(np.float32)
-        floor = lowest_within(heights - depth, radii, surface.border)
-    return Scene(
-        heights=heights.astype(np.float32),
-        radii=radii,
-        lowest=lowest,
-        roof=np.float32(heights.max()),
-        bottom=np.float32(heights.min()),
-        periodic=surface.border == "periodic",
-        tolerance=np.float32(1e-4 + 1e-6 * max(float(np.abs(heights).max()), *heights.shape)),
-        layered=layered,
-        layer=layer,
-        thickness=thickness,
-        floor=np.ascontiguousarray(floor),
-        substrate=0,
-        rows=rows,
-        energies=energies,
-        per_path=((rows.shape[1] - 1) / paths).astype(np.float32),
-        elements=np.array([table.share.shape[1] for table in tables], dtype=np.int64),
-        reach=(reach * _path_ratios(tables)).astype(np.float32),
-    )
-
-
-def build_gun(beam: Beam, stage: Stage, pixel_size: float) -> Any:
-    """Return the :class:`simulators.transport.Gun` for a beam and a tilt."""
-    from simulators.transport import Gun
-
-    return Gun(
-        energy=np.float32(beam.energy / KEV),
-        spread=np.float32(beam.probe_diameter / math.sqrt(8 * math.log(2)) / pixel_size),
-        convergence=np.float32(beam.convergence),
-        to_sample=np.ascontiguousarray(stage.to_microscope().T, dtype=np.float32),
-    )
-
-
-def build_diode(detector: DetectorGeometry, stage: Stage, height: HeightMap) -> Any:
-    """Return the :class:`simulators.kernels.Diode` for a detector over a sample."""
-    from simulators.kernels import Diode
-
-    return Diode(
-        segments=detector.table(),
-        working_distance=float(detector.working_distance),
-        offset_x=float(detector.centre_offset[0]),
-        offset_y=float(detector.centre_offset[1]),
-        threshold=float(detector.threshold / KEV),
-        to_microscope=stage.to_microscope(),
-        left=float(height.origin[0]),
-        top=float(height.origin[1]),
-        pixel_size=float(height.pixel_size),
-    )
 
 
 def seeds(seed: int, count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -266,7 +55,8 @@ def seeds(seed: int, count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]
     if not 0 <= seed < 2**63:
         raise InputError(f"expected a seed from 0 to 2^63 − 1; got {seed}")
     index = np.arange(count, dtype=np.uint64)
-    mixed = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + index * np.uint64(0x9E3779B97F4A7C15)
+    start = np.uint64(seed * 0xD1342543DE82EF95 % 2**64)
+    mixed = start + index * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed ^ (mixed >> np.uint64(31)), index * np.uint64(2) + np.uint64(1)
@@ -281,3 +71,311 @@ def check_electrons(electrons: int) -> None:
     """
     if electrons < 1:
         raise InputError(f"expected one electron at least; got {electrons}")
+
+
+@dataclass(frozen=True, slots=True)
+class Backscatter:
+    """What a plane sample sends back.
+
+    Attributes
+    ----------
+    electrons, backscattered, absorbed : int
+        The last two add up to the first.
+    mean_energy : float, J
+        Of the backscattered.
+    polar : (18,) int array
+        Backscattered in equal steps of the angle from the surface normal, 0 to 90°.
+    azimuth : (24,) int array
+        In equal steps of the azimuth from −180° to 180°; 0 is the way in which a tilted beam flies.
+    energies : (50,) int array
+        In equal steps of E/E0, 0 to 1.
+    """
+
+    electrons: int
+    backscattered: int
+    absorbed: int
+    mean_energy: float
+    polar: Counts
+    azimuth: Counts
+    energies: Counts
+
+    @property
+    def coefficient(self) -> float:
+        """η, backscattered per beam electron."""
+        return self.backscattered / self.electrons
+
+    @property
+    def error(self) -> float:
+        """Standard error of η (binomial)."""
+        eta = self.coefficient
+        return math.sqrt(eta * (1.0 - eta) / self.electrons)
+
+
+def plane(substance: Material, energy: float) -> Surface:
+    """Return a flat surface of a material, its pixels a 32nd of the electron range at ``energy`` (J)."""
+    return Surface(HeightMap(np.zeros((2, 2)), electron_range(substance, energy) / 32), substance, border="periodic")
+
+
+def plane_exits(
+    substance: Material,
+    beam: Beam,
+    electrons: int,
+    seed: int,
+    tilt: float = 0.0,
+    law: ElasticLaw = "browning",
+    reach: float = REACH,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Follow electrons into a plane sample, batch by batch.
+
+    Yields
+    ------
+    int
+        Electrons followed in this batch.
+    (n, 6) float32 array
+        Those that left: direction (x, y, z from the surface; a tilted beam flies towards +x), energy (keV), and x, y
+        of the exit from the point of entry (m).
+    """
+    from simulators.kernels import keep
+
+    check_electrons(electrons)
+    surface = plane(substance, beam.energy)
+    pixel = surface.height.pixel_size
+    scene, gun = build_scene(surface, beam, law, reach), build_gun(beam, Stage(tilt), pixel)
+    points = np.zeros((WALKERS, 2), dtype=np.float32)
+    states, streams = seeds(seed, WALKERS)
+    found = np.zeros(WALKERS, dtype=np.int64)
+    exits = np.empty((WALKERS, min(BATCH, electrons) // WALKERS + 1, 6), dtype=np.float32)
+    left = electrons
+    while left > 0:
+        # The last electrons, fewer than walkers, are shared out one by one.
+        walkers = min(WALKERS, left)
+        each = min(exits.shape[1], left // walkers)
+        keep(scene, gun, points[:walkers], states[:walkers], streams[:walkers], each, found[:walkers], exits[:walkers])
+        kept = exits[:walkers][np.arange(exits.shape[1]) < found[:walkers, None]]
+        kept[:, 4:] *= pixel
+        left -= walkers * each
+        yield walkers * each, kept
+
+
+def backscatter(
+    substance: Material,
+    energy: float,
+    tilt: float = 0.0,
+    electrons: int = 100_000,
+    seed: int = 0,
+    law: ElasticLaw = "browning",
+    reach: float = REACH,
+    progress: Progress | None = None,
+) -> Backscatter:
+    """Return the backscatter coefficient of a plane sample, with the energies and directions of what leaves.
+
+    Parameters
+    ----------
+    substance : Material
+    energy : float, J
+    tilt : float, rad
+        Of the surface normal from the beam, 0 to 85°.
+    electrons : int
+    seed : int
+    law : {"browning", "rutherford"}
+    reach : float
+        See :data:`simulators.scene.REACH`.
+    progress : callable, optional
+
+    Raises
+    ------
+    InputError
+        For an energy, a tilt or a number of electrons out of range.
+    """
+    total = sent = 0
+    sum_energy = 0.0
+    polar, azimuth = np.zeros(18, dtype=np.int64), np.zeros(24, dtype=np.int64)
+    energies = np.zeros(50, dtype=np.int64)
+    for followed, exits in plane_exits(substance, Beam(energy), electrons, seed, tilt, law, reach):
+        sent += followed
+        total += len(exits)
+        sum_energy += float(exits[:, 3].sum(dtype=np.float64))
+        polar += np.histogram(np.arccos(np.clip(exits[:, 2], 0.0, 1.0)), POLAR_EDGES)[0]
+        azimuth += np.histogram(np.arctan2(exits[:, 1], exits[:, 0]), AZIMUTH_EDGES)[0]
+        energies += np.histogram(exits[:, 3] * (KEV / energy), 50, (0.0, 1.0 + 1e-6))[0]
+        if progress is not None:
+            progress(sent / electrons)
+    mean = sum_energy / total * KEV if total else 0.0
+    return Backscatter(electrons, total, electrons - total, mean, polar, azimuth, energies)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentTally:
+    """What each segment got from each pixel.
+
+    Attributes
+    ----------
+    electrons : int
+        Sent to each pixel.
+    counts : (S, H, W) int array
+        Electrons that met the segment.
+    signals, squares : (S, H, W) float arrays, keV and keV²
+        Σ max(E − threshold, 0) over those electrons, and Σ of its square.
+    backscattered, absorbed : (H, W) int arrays
+        Add up to ``electrons``.
+    energy : (H, W) float array, keV
+        Sum over the backscattered.
+    """
+
+    electrons: int
+    counts: Counts
+    signals: Floats
+    squares: Floats
+    backscattered: Counts
+    absorbed: Counts
+    energy: Floats
+
+    @property
+    def signal(self) -> Floats:
+        """Diode signal in keV per beam electron. Shape (S, H, W)."""
+        return self.signals / self.electrons
+
+    @property
+    def error(self) -> Floats:
+        """Standard error of :attr:`signal`, keV per beam electron. Shape (S, H, W)."""
+        mean = self.signals / self.electrons
+        return np.asarray(np.sqrt(np.maximum(self.squares / self.electrons - mean**2, 0.0) / self.electrons))
+
+
+def grid_points(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return u, v of every pixel's centre, row by row. Shape (H·W, 2)."""
+    rows, columns = np.indices(shape)
+    return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float32)
+
+
+def blocks(pixels: int, electrons: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
+    """Cut pixels × electrons into pieces of about ``most``: (which pixels, how many electrons each)."""
+    width = min(pixels, max(64, most // electrons))
+    for first in range(0, pixels, width):
+        piece = slice(first, min(first + width, pixels))
+        left = electrons
+        while left:
+            now = min(left, max(1, most // width))
+            left -= now
+            yield piece, now
+
+
+def tally_frame(
+    surface: Surface,
+    beam: Beam,
+    detector: DetectorGeometry,
+    electrons: int,
+    seed: int = 0,
+    stage: Stage | None = None,
+    law: ElasticLaw = "browning",
+    progress: Progress | None = None,
+) -> SegmentTally:
+    """Scan the beam over every pixel of a surface and add up what the detector's segments get.
+
+    Parameters
+    ----------
+    surface : Surface
+    beam : Beam
+    detector : DetectorGeometry
+        Its working distance, offset, rotation and threshold count, and so does each exit's own position.
+    electrons : int
+        To each pixel. Memory does not grow with it.
+    seed : int
+        Pixel p's generator depends on the seed and p alone.
+    stage : Stage, optional
+    law : {"browning", "rutherford"}
+    progress : callable, optional
+
+    Raises
+    ------
+    InputError
+    """
+    from numba import parallel_chunksize
+
+    from simulators.kernels import tally
+
+    check_electrons(electrons)
+    stage = stage or Stage()
+    shape, pixels = surface.height.shape, surface.height.z.size
+    scene, gun = build_scene(surface, beam, law), build_gun(beam, stage, surface.height.pixel_size)
+    diode = build_diode(detector, stage, surface.height)
+    points, (states, streams) = grid_points(shape), seeds(seed, pixels)
+    count = len(detector.segments)
+    fates, energy = np.zeros((pixels, 2), dtype=np.int64), np.zeros(pixels)
+    counts = np.zeros((pixels, count), dtype=np.int64)
+    signals, squares = np.zeros((pixels, count)), np.zeros((pixels, count))
+    done = 0
+    for piece, now in blocks(pixels, electrons):
+        # Small pieces of the loop keep threads busy where some pixels cost more than others.
+        with parallel_chunksize(8):
+            tally(
+                scene,
+                gun,
+                diode,
+                points[piece],
+                states[piece],
+                streams[piece],
+                now,
+                fates[piece],
+                energy[piece],
+                counts[piece],
+                signals[piece],
+                squares[piece],
+            )
+        done += (piece.stop - piece.start) * now
+        if progress is not None:
+            progress(done / (pixels * electrons))
+
+    def images(values: Any) -> Any:
+        return np.ascontiguousarray(values.T).reshape(-1, *shape)
+
+    return SegmentTally(
+        electrons,
+        images(counts),
+        images(signals),
+        images(squares),
+        fates[:, 1].reshape(shape).copy(),
+        fates[:, 0].reshape(shape).copy(),
+        energy.reshape(shape),
+    )
+
+
+def frame_exits(
+    surface: Surface,
+    beam: Beam,
+    electrons: int,
+    seed: int = 0,
+    stage: Stage | None = None,
+    law: ElasticLaw = "browning",
+    most: int = BATCH,
+) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
+    """Scan the beam over a surface and keep every exit, some pixels at a time.
+
+    Yields
+    ------
+    slice
+        Of the pixels, counted row by row.
+    (n,) int array
+        Exits of each of them.
+    (sum, 6) float32 array
+        Their exits one after the other: direction (x, y, z in the microscope's axes), energy (keV), x, y from the point
+        aimed at (m, in the sample's plane).
+    """
+    from simulators.kernels import keep
+
+    check_electrons(electrons)
+    stage = stage or Stage()
+    pixel, pixels = surface.height.pixel_size, surface.height.z.size
+    scene, gun = build_scene(surface, beam, law), build_gun(beam, stage, pixel)
+    points, (states, streams) = grid_points(surface.height.shape), seeds(seed, pixels)
+    turn = stage.to_microscope().astype(np.float32)
+    width = min(pixels, max(1, most // electrons))
+    found, exits = np.zeros(width, dtype=np.int64), np.empty((width, electrons, 6), dtype=np.float32)
+    for first in range(0, pixels, width):
+        piece = slice(first, min(first + width, pixels))
+        size = piece.stop - piece.start
+        keep(scene, gun, points[piece], states[piece], streams[piece], electrons, found[:size], exits[:size])
+        kept = exits[:size][np.arange(electrons) < found[:size, None]]
+        kept[:, :3] = kept[:, :3] @ turn.T
+        kept[:, 4:] *= pixel
+        yield piece, found[:size].copy(), kept

@@ -1,11 +1,7 @@
-"""One electron through one surface: the scalar functions that numba compiles.
+"""One electron: the scalar functions that numba compiles, from the gun to its last exit.
 
-Scales inside this file: lengths in pixels (u along the columns, v down the rows, w up towards the column; the node of
-row r and column c lies at u = c, v = r), energies in keV, float32 throughout except where a flight meets the diode.
-Nothing here allocates, branches on types or knows of Python objects, so that the same bodies can serve other targets.
-
-The surface is bilinear between nodes and goes on for ever beyond its borders, mirrored or periodic: electrons fly in
-unfolded coordinates and only the look-up of a node folds.
+Scales as in :mod:`simulators.relief`: lengths in pixels, energies in keV, float32. Nothing here allocates, branches on
+types or knows of Python objects, so that the same bodies can serve other targets.
 
 An electron's state in a solid is the path that is left to it (continuous slowing down), from which tables give energy,
 mean free path and angles: the loss along a step is then exact, and a step costs one row of a table.
@@ -16,24 +12,31 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.geometry import meets
+from simulators.relief import (
+    F0,
+    F1,
+    F2,
+    F3,
+    FAR,
+    HALF,
+    clearance,
+    crossing,
+    interface,
+    material_at,
+    near_clearance,
+    stays_inside,
+)
+from simulators.target import device
 
-# No flag that presumes finite numbers: a bug should show as NaN, not vanish.
-device = numba.njit(cache=True, fastmath={"contract", "arcp", "nsz", "afn"}, error_model="numpy", nogil=True)
-
-meets_segment = device(meets)
-
-F0, F1, F2, F3, F4 = (np.float32(value) for value in (0, 1, 2, 3, 4))
-HALF = np.float32(0.5)
-FAR = np.float32(1e30)
 TO_UNIT = np.float32(2.0**-24)
 TO_ANGLE = np.float32(2.0**-22)
 TWO_PI = np.float32(2 * math.pi)
-MOST_CELLS = 200_000  # a flight that has crossed so many cells below the roof goes past the detector
+# Of a clear ball this share may be used up before asking again whether the electron can still leave.
+LOOK_AGAIN = np.float32(0.25)
+ALMOST = np.float32(0.9999)
 
 MULTIPLIER = np.uint64(6364136223846793005)
 U18, U27, U59 = np.uint64(18), np.uint64(27), np.uint64(59)
@@ -46,44 +49,12 @@ _TURNS = (np.arange(1024) + 0.5) * (2 * math.pi / 1024)
 COSINES = np.cos(_TURNS).astype(np.float32)
 SINES = np.sin(_TURNS).astype(np.float32)
 
-# Of a clear ball only this share is used up before looking again, so that an electron that cannot leave is noticed soon.
-BALL_SHARE = np.float32(0.4)
-ALMOST = np.float32(0.9999)
-
-
-class Scene(NamedTuple):
-    """Surface and materials as the kernel reads them; lengths in pixels, energies in keV.
-
-    ``heights`` (H, W); ``radii`` (K,) and ``lowest`` (K, H, W): the lowest height within each radius of a cell;
-    ``roof`` and ``bottom``: the greatest and the least height; ``periodic``; ``tolerance``: of the test against the surface; ``layered``, ``layer``
-    (H, W) material index, ``thickness`` (H, W) of the layer, ``floor`` (K, H, W): as ``lowest``, of the layer's
-    underside; ``substrate``: material index; ``rows`` (M, n, 1 + 3·elements): mean free path, then cumulative share of
-    collisions, share of Rutherford and screening of each element; ``energies`` (M, n); ``per_path`` (M,): rows per
-    pixel of path; ``elements`` (M,); ``reach`` (M,): the greatest distance from the start per path left.
-    """
-
-    heights: NDArray[np.float32]
-    radii: NDArray[np.float32]
-    lowest: NDArray[np.float32]
-    roof: np.float32
-    bottom: np.float32
-    periodic: bool
-    tolerance: np.float32
-    layered: bool
-    layer: NDArray[np.uint8]
-    thickness: NDArray[np.float32]
-    floor: NDArray[np.float32]
-    substrate: int
-    rows: NDArray[np.float32]
-    energies: NDArray[np.float32]
-    per_path: NDArray[np.float32]
-    elements: NDArray[np.int64]
-    reach: NDArray[np.float32]
-
 
 class Gun(NamedTuple):
-    """The beam: ``energy`` (keV), ``spread`` (standard deviation of the probe, pixels), ``convergence`` (half-angle,
-    rad) and ``to_sample`` (3, 3): from the microscope's axes (x, y, z) to the sample's.
+    """The beam.
+
+    ``energy`` (keV); ``spread``, the standard deviation of the probe (pixels); ``convergence``, a half-angle (rad);
+    ``to_sample`` (3, 3): from the microscope's axes (x, y, z) to the sample's.
     """
 
     energy: np.float32
@@ -104,135 +75,6 @@ def draw(state: Any, stream: Any) -> Any:
 def uniform(bits: Any) -> Any:
     """Return a float32 in (0, 1] from 32 random bits."""
     return (np.float32(np.int32(bits >> U8)) + F1) * TO_UNIT
-
-
-@device
-def fold(index: int, size: int, periodic: bool) -> int:
-    """Return the node that stands for ``index`` beyond the borders."""
-    if 0 <= index < size:
-        return index
-    if periodic:
-        return index % size
-    index %= 2 * size
-    return index if index < size else 2 * size - 1 - index
-
-
-@device
-def corners(field: Any, row: int, column: int, periodic: bool) -> Any:
-    """Return the four nodes around a cell: (row, column), then one column on, one row on, both."""
-    height, width = field.shape
-    r0, c0 = fold(row, height, periodic), fold(column, width, periodic)
-    r1, c1 = fold(row + 1, height, periodic), fold(column + 1, width, periodic)
-    return field[r0, c0], field[r0, c1], field[r1, c0], field[r1, c1]
-
-
-@device
-def between(nodes: Any, a: Any, b: Any) -> Any:
-    """Interpolate: a along the columns, b along the rows, both 0 … 1 in the cell."""
-    upper = nodes[0] + a * (nodes[1] - nodes[0])
-    return upper + b * (nodes[2] + a * (nodes[3] - nodes[2]) - upper)
-
-
-@device
-def value_at(field: Any, u: Any, v: Any, periodic: bool) -> Any:
-    """Return the bilinear field at a point."""
-    column, row = math.floor(u), math.floor(v)
-    return between(corners(field, int(row), int(column), periodic), u - np.float32(column), v - np.float32(row))
-
-
-@device
-def leaving(position: Any, cell: int, slope: Any) -> Any:
-    """Return where along a ray it leaves its cell in one direction."""
-    if slope > F0:
-        return (np.float32(cell + 1) - position) / slope
-    if slope < F0:
-        return (np.float32(cell) - position) / slope
-    return FAR
-
-
-@device
-def first_crossing(f0: Any, fm: Any, f1: Any, level: Any) -> Any:
-    """Return where in 0 … 1 the parabola through f(0), f(½), f(1) first rises through ``level``, or −1."""
-    if f0 > level:
-        return F0
-    a = F2 * (f0 + f1) - F4 * fm
-    b = F4 * fm - F3 * f0 - f1
-    if f1 <= level and (a >= F0 or b <= F0 or b >= -F2 * a or f0 - b * b / (F4 * a) <= level):
-        return -F1
-    c = f0 - level
-    # The root with a rising f, in the form that does not cancel.
-    root = b + math.sqrt(max(b * b - F4 * a * c, F0))
-    return min(-F2 * c / root, F1) if root > F0 else F1
-
-
-@device
-def crossing(scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, length: Any, side: Any) -> Any:
-    """Return how far along a ray it crosses the surface, or −1 if not within ``length``.
-
-    ``side`` +1: out into the vacuum; −1: into the solid. Along a ray the bilinear surface is a parabola in each cell.
-    """
-    column, row = int(math.floor(u)), int(math.floor(v))
-    begin = F0
-    for _ in range(MOST_CELLS):
-        nodes = corners(scene.heights, row, column, scene.periodic)
-        tu, tv = leaving(u, column, du), leaving(v, row, dv)
-        end = max(min(tu, tv, length), begin)
-        middle = HALF * (begin + end)
-        a, b = u - np.float32(column), v - np.float32(row)
-        f0 = side * (w + dw * begin - between(nodes, a + du * begin, b + dv * begin))
-        fm = side * (w + dw * middle - between(nodes, a + du * middle, b + dv * middle))
-        f1 = side * (w + dw * end - between(nodes, a + du * end, b + dv * end))
-        share = first_crossing(f0, fm, f1, scene.tolerance)
-        if share >= F0:
-            return begin + share * (end - begin)
-        if end >= length:
-            return -F1
-        if tu <= tv:
-            column += 1 if du > F0 else -1
-        else:
-            row += 1 if dv > F0 else -1
-        begin = end
-    return -F1
-
-
-@device
-def clearance(scene: Any, lowest: Any, u: Any, v: Any, w: Any) -> Any:
-    """Return the radius of a ball around the point that surely lies below the field of ``lowest``; 0 if none is known.
-
-    No surface within a radius r lies lower than the lowest height there, so min(r, lowest − w) is clear.
-    """
-    row = fold(int(math.floor(v)), lowest.shape[1], scene.periodic)
-    column = fold(int(math.floor(u)), lowest.shape[2], scene.periodic)
-    best = F0
-    for level in range(lowest.shape[0]):
-        depth = lowest[level, row, column] - w
-        if depth <= scene.radii[level]:
-            return max(best, depth)
-        best = scene.radii[level]
-    return best
-
-
-@device
-def stays_inside(scene: Any, u: Any, v: Any, w: Any, dw: Any, step: Any) -> bool:
-    """Return whether a short step surely stays below the surface, by the lowest height near by."""
-    if step > scene.radii[0]:
-        return False
-    row = fold(int(math.floor(v)), scene.lowest.shape[1], scene.periodic)
-    column = fold(int(math.floor(u)), scene.lowest.shape[2], scene.periodic)
-    return bool(max(w, w + dw * step) < scene.lowest[0, row, column])
-
-
-@device
-def material_at(scene: Any, u: Any, v: Any, w: Any) -> int:
-    """Return the index of the material at a point in the solid: the layer of the nearest node, or what lies under it."""
-    if not scene.layered:
-        return int(scene.substrate)
-    top = value_at(scene.heights, u, v, scene.periodic)
-    if top - w >= value_at(scene.thickness, u, v, scene.periodic):
-        return int(scene.substrate)
-    row = fold(int(math.floor(v + HALF)), scene.layer.shape[0], scene.periodic)
-    column = fold(int(math.floor(u + HALF)), scene.layer.shape[1], scene.periodic)
-    return int(scene.layer[row, column])
 
 
 @device
@@ -295,26 +137,15 @@ def scattering_loss(scene: Any, kind: int, row: int, chance: Any) -> Any:
         chance = (chance - low) / (high - low)
     share, alpha = scene.rows[kind, row, base + 1], scene.rows[kind, row, base + 2]
     if chance < share:
-        part = chance / share
-        return min(F2 * alpha * part / (F1 + alpha - part), F2)
+        # With R = chance/share: 2αR/(1 + α − R), in one division.
+        return min(F2 * alpha * chance / (share * (F1 + alpha) - chance), F2)
     return min(F2 * (chance - share) / (F1 - share), F2)
 
 
 @device
-def interface(scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, length: Any, kind: int) -> Any:
-    """Return how far along a step the material ceases to be ``kind``, by bisection; its end has ceased."""
-    low, high = F0, length
-    for _ in range(12):
-        middle = HALF * (low + high)
-        if material_at(scene, u + du * middle, v + dv * middle, w + dw * middle) == kind:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-@device
-def walk(scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, left: Any, kind: int, state: Any, stream: Any) -> Any:
+def walk(
+    scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, left: Any, kind: int, state: Any, stream: Any
+) -> Any:
     """Follow an electron through the solid until it stops or leaves.
 
     It is given up early only when the path left (times ``reach``) is shorter than the distance to the nearest surface.
@@ -330,9 +161,13 @@ def walk(scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, left: An
         met = -F1
         if step > clear:
             ball = clearance(scene, scene.lowest, u, v, w)
-            if left * scene.reach[kind] < ball:
+            path = left * scene.reach[kind]
+            if path < ball:
                 break
-            clear = BALL_SHARE * ball
+            if ball < scene.radii[0]:
+                ball = max(ball, near_clearance(scene, u, v, w))
+            # Until it has gone half the difference it cannot come to lie deeper than its path is long.
+            clear = min(ball, HALF * (path - ball) + LOOK_AGAIN * ball)
             if step > ball and not stays_inside(scene, u, v, w, dw, step):
                 met = crossing(scene, u, v, w, du, dv, dw, step, F1)
         move = met if met >= F0 else step
@@ -362,8 +197,11 @@ def walk(scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, left: An
 
 @device
 def aim(scene: Any, gun: Any, u: Any, v: Any, state: Any, stream: Any) -> Any:
-    """Return position and direction of a beam electron above the roof, focused on the point (u, v, 0), and the state."""
-    x = y = p = q = F0
+    """Return position and direction of a beam electron above the roof, focused on (u, v, 0), and the state."""
+    x: Any = F0
+    y: Any = F0
+    p: Any = F0
+    q: Any = F0
     if gun.spread > F0:
         state, bits = draw(state, stream)
         radius = gun.spread * math.sqrt(-F2 * math.log(uniform(bits)))
