@@ -1,0 +1,422 @@
+"""What the log gives back: small frozen records, and the queries that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from acquisition import tables
+from acquisition.store import StoredFrame
+from drivers.errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A night.
+
+    Attributes
+    ----------
+    number : int
+        In the order of creation within the database.
+    state : str
+        One of ``tables.RUN_STATES``; ``reason`` says why, where somebody said so.
+    started, changed : datetime
+        UTC; ``changed`` when the state last changed.
+    ended : datetime or None
+        UTC, of the last change to finished, stopped, failed or safe.
+    plan : mapping or None
+        What the dry run foretold.
+    """
+
+    number: int
+    id: str
+    name: str
+    recipe_name: str
+    recipe_text: str
+    state: str
+    reason: str
+    started: datetime
+    changed: datetime
+    ended: datetime | None
+    version: str
+    plan: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A microscope as its file described it, and the limits that held."""
+
+    name: str
+    description: Mapping[str, Any]
+    limits: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An entry of the journal.
+
+    Attributes
+    ----------
+    arguments : mapping
+        The action as the recipe's compiler wrote it.
+    state : str
+        planned, begun (an intent without an outcome), done, skipped, failed or stopped.
+    attempts : int
+        How often it was begun.
+    """
+
+    index: int
+    address: str
+    kind: str
+    arguments: Mapping[str, Any]
+    state: str
+    attempts: int
+    intent_time: datetime | None
+    outcome_time: datetime | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setpoint:
+    """What a channel was asked for, in a canonical unit."""
+
+    channel: str
+    value: float
+    unit: str
+    time: datetime
+    action_index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel that was read, and the canonical unit of its readings."""
+
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Readings of one channel, in the order of time.
+
+    Attributes
+    ----------
+    times : (N,) array of datetime64[us], UTC
+    values : (N,) float array
+        In ``unit``.
+    fresh : (N,) array of bool
+        False where the value was older than its channel allows.
+    """
+
+    channel: str
+    unit: str
+    times: NDArray[np.datetime64]
+    values: NDArray[np.float64]
+    fresh: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameEntry:
+    """An acknowledged frame; lengths in m, energy in J, current in A, time in s; ``stored`` says where it lies."""
+
+    id: int
+    number: int
+    action_index: int | None
+    time: datetime
+    stored: StoredFrame
+    dark: bool
+    segments: int
+    rows: int
+    columns: int
+    pixel_size: float
+    working_distance: float
+    beam_energy: float
+    probe_current: float | None
+    dwell_time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FigureEntry:
+    """A figure with its standard uncertainty, and the frame that it describes."""
+
+    frame_number: int
+    time: datetime
+    name: str
+    value: float
+    sigma: float | None
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionEntry:
+    """What became of a frame: done, failed or left out; ``path`` is relative to the store's root."""
+
+    frame_id: int
+    frame_number: int
+    time: datetime
+    state: str
+    path: Path | None
+    seconds: float | None
+    error: str | None
+    figures: Mapping[str, FigureEntry] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened; numbers only grow."""
+
+    number: int
+    run_id: str | None
+    time: datetime
+    level: str
+    kind: str
+    message: str
+    data: Mapping[str, Any] | None
+
+
+class Records:
+    """The questions that the log answers. Every ``run_id`` may be the beginning of an id, where only one begins so."""
+
+    def _reading(self) -> AbstractContextManager[Session]:
+        """Return a session that only reads; the log supplies it."""
+        raise NotImplementedError
+
+    def runs(self) -> list[Run]:
+        """Return all runs, the newest first."""
+        with self._reading() as session:
+            return [_run(row) for row in session.scalars(select(tables.Run).order_by(tables.Run.number.desc()))]
+
+    def run(self, run_id: str) -> Run:
+        """Return a run by its id, or by the beginning of it.
+
+        Raises
+        ------
+        RunError
+            When there is none or more than one; with the runs there are.
+        """
+        with self._reading() as session:
+            row = session.scalar(select(tables.Run).where(tables.Run.id == run_id))
+            if row is not None:
+                return _run(row)
+            every = list(session.scalars(select(tables.Run.id).order_by(tables.Run.number.desc())))
+            matching = [name for name in every if run_id and name.startswith(run_id)]
+            if len(matching) != 1:
+                raise RunError(_which(run_id, matching, every))
+            return _run(session.scalars(select(tables.Run).where(tables.Run.id == matching[0])).one())
+
+    def instrument(self, run_id: str) -> Instrument:
+        """Return the instrument that a run was played on."""
+        name = self.run(run_id).id
+        with self._reading() as session:
+            row = session.scalars(select(tables.Instrument).join(tables.Run).where(tables.Run.id == name)).one()
+            return Instrument(row.name, row.description, row.limits)
+
+    def actions(self, run_id: str) -> list[Action]:
+        """Return the journal of a run, in the order of the recipe."""
+        query = select(tables.Action).where(tables.Action.run_id == self.run(run_id).id).order_by(tables.Action.index)
+        with self._reading() as session:
+            return [
+                Action(
+                    row.index,
+                    row.address,
+                    row.kind,
+                    row.arguments,
+                    row.state,
+                    row.attempts,
+                    row.intent_time,
+                    row.outcome_time,
+                    row.message,
+                )
+                for row in session.scalars(query)
+            ]
+
+    def setpoints(self, run_id: str) -> list[Setpoint]:
+        """Return what was asked of the instrument, in the order of time."""
+        row = tables.Setpoint
+        query = (
+            select(row.channel, row.value, row.unit, row.time, row.action_index)
+            .where(row.run_id == self.run(run_id).id)
+            .order_by(row.time, row.id)
+        )
+        with self._reading() as session:
+            return [Setpoint(*columns) for columns in session.execute(query)]
+
+    def channels(self, run_id: str) -> list[Channel]:
+        """Return which channels were read, in the order in which they first were."""
+        row = tables.ReadingChannel
+        query = select(row.name, row.unit).where(row.run_id == self.run(run_id).id).order_by(row.id)
+        with self._reading() as session:
+            return [Channel(name, unit) for name, unit in session.execute(query)]
+
+    def series(self, run_id: str, channel: str, max_points: int | None = None) -> Series:
+        """Return what a channel said.
+
+        Parameters
+        ----------
+        run_id, channel : str
+        max_points : int, optional
+            Thin the series to about so many points: of each stretch the lowest and the highest remain, so that no
+            peak is lost.
+
+        Raises
+        ------
+        RunError
+            For a channel that was not read; with the channels there are.
+        """
+        name = self.run(run_id).id
+        row = tables.ReadingRow
+        with self._reading() as session:
+            found = session.scalar(
+                select(tables.ReadingChannel).where(
+                    tables.ReadingChannel.run_id == name, tables.ReadingChannel.name == channel
+                )
+            )
+            if found is None:
+                known = ", ".join(known.name for known in self.channels(name)) or "none"
+                raise RunError(f"run {name} has no readings of {channel!r}; the channels are: {known}")
+            query = select(row.time, row.value, row.fresh).where(row.channel_id == found.id).order_by(row.time, row.id)
+            rows = session.execute(query).all()
+            unit = found.unit
+        series = Series(
+            channel,
+            unit,
+            np.array([time.replace(tzinfo=None) for time, _, _ in rows], dtype="datetime64[us]"),
+            np.array([value for _, value, _ in rows], dtype=np.float64),
+            np.array([fresh for _, _, fresh in rows], dtype=np.bool_),
+        )
+        return series if max_points is None else thinned(series, max_points)
+
+    def frames(self, run_id: str) -> list[FrameEntry]:
+        """Return the acknowledged frames of a run, dark ones included, in the order of their numbers."""
+        query = select(tables.FrameRow).where(tables.FrameRow.run_id == self.run(run_id).id)
+        with self._reading() as session:
+            return [_frame(row) for row in session.scalars(query.order_by(tables.FrameRow.number))]
+
+    def reconstructions(self, run_id: str) -> list[ReconstructionEntry]:
+        """Return what became of the frames of a run, in the order of their numbers."""
+        name = self.run(run_id).id
+        figures: dict[int, dict[str, FigureEntry]] = {}
+        with self._reading() as session:
+            for entry in self._figures(session, _of_run(name)):
+                figures.setdefault(entry.frame_number, {})[entry.name] = entry
+            query = (
+                select(tables.Reconstruction, tables.FrameRow.number, tables.FrameRow.time)
+                .join(tables.FrameRow)
+                .where(tables.FrameRow.run_id == name)
+                .order_by(tables.FrameRow.number)
+            )
+            return [
+                ReconstructionEntry(
+                    row.frame_id,
+                    number,
+                    time,
+                    row.state,
+                    None if row.path is None else Path(row.path),
+                    row.seconds,
+                    row.error,
+                    figures.get(number, {}),
+                )
+                for row, number, time in session.execute(query)
+            ]
+
+    def figures(self, run_id: str, name: str) -> list[FigureEntry]:
+        """Return one figure of every frame that has it, in the order of their numbers."""
+        query = _of_run(self.run(run_id).id).where(tables.FigureRow.name == name)
+        with self._reading() as session:
+            return list(self._figures(session, query))
+
+    def _figures(self, session: Session, query: Select[*tuple[Any, ...]]) -> Iterator[FigureEntry]:
+        for columns in session.execute(query):
+            yield FigureEntry(*columns)
+
+    def events(self, run_id: str | None, after: int = 0) -> list[Event]:
+        """Return what happened in a run (everywhere, for None) after the event of a number, oldest first."""
+        row = tables.EventRow
+        query = select(row).where(row.number > after).order_by(row.number)
+        if run_id is not None:
+            query = query.where(row.run_id == self.run(run_id).id)
+        with self._reading() as session:
+            return [
+                Event(found.number, found.run_id, found.time, found.level, found.kind, found.message, found.data)
+                for found in session.scalars(query)
+            ]
+
+
+def thinned(series: Series, max_points: int) -> Series:
+    """Return the series with the lowest and the highest of each of ``max_points``/2 stretches."""
+    count = len(series.values)
+    if count <= max(2, max_points):
+        return series
+    edges = np.linspace(0, count, max(1, max_points // 2) + 1).astype(np.int64)
+    keep: set[int] = set()
+    for begin, end in pairwise(edges):
+        part = series.values[begin:end]
+        keep.update((int(begin + part.argmin()), int(begin + part.argmax())))
+    index = np.array(sorted(keep))
+    return Series(series.channel, series.unit, series.times[index], series.values[index], series.fresh[index])
+
+
+def _of_run(name: str) -> Select[*tuple[Any, ...]]:
+    figure = tables.FigureRow
+    return (
+        select(tables.FrameRow.number, tables.FrameRow.time, figure.name, figure.value, figure.sigma, figure.unit)
+        .join(tables.Reconstruction, tables.Reconstruction.id == figure.reconstruction_id)
+        .join(tables.FrameRow, tables.FrameRow.id == tables.Reconstruction.frame_id)
+        .where(tables.FrameRow.run_id == name)
+        .order_by(tables.FrameRow.number, figure.name)
+    )
+
+
+def _which(run_id: str, matching: list[str], every: list[str]) -> str:
+    if matching:
+        return f"{run_id!r} is the beginning of several runs: {', '.join(matching)}; write more of it"
+    if not every:
+        return f"there is no run {run_id!r}; the database holds none yet"
+    listed = ", ".join(every[:10]) + (f" and {len(every) - 10} older ones" if len(every) > 10 else "")
+    return f"there is no run {run_id!r}; the runs are: {listed}"
+
+
+def _run(row: tables.Run) -> Run:
+    return Run(
+        row.number,
+        row.id,
+        row.name,
+        row.recipe_name,
+        row.recipe_text,
+        row.state,
+        row.reason,
+        row.started,
+        row.changed,
+        row.ended,
+        row.version,
+        row.plan,
+    )
+
+
+def _frame(row: tables.FrameRow) -> FrameEntry:
+    return FrameEntry(
+        row.id,
+        row.number,
+        row.action_index,
+        row.time,
+        StoredFrame(Path(row.path), row.sha256, row.bytes),
+        row.dark,
+        row.segments,
+        row.rows,
+        row.columns,
+        row.pixel_size_m,
+        row.working_distance_m,
+        row.beam_energy_j,
+        row.probe_current_a,
+        row.dwell_time_s,
+    )
