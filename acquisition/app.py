@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drivers.errors import InputError, RunError, StoreError
+from drivers.errors import DiskFull, InputError, StoreError
 
 if TYPE_CHECKING:
     from acquisition.feed import Live, LiveResult
@@ -74,8 +75,8 @@ def open_laboratory(data: Path | None, database: str | None = None) -> Iterator[
         raise StoreError(
             f"the data folder cannot be made: {error.strerror}; name another with --data", str(folder)
         ) from None
-    with Log.open(database or folder / "rilievo.db") as log:
-        yield Laboratory(folder, log, Store(folder))
+    with Log.open(database or folder / "rilievo.db") as log, Store(folder / "runs") as store:
+        yield Laboratory(folder, log, store)
 
 
 def instrument_document(path: Path | None) -> Document:
@@ -93,9 +94,9 @@ def _clock(source: Document, speed: float | None) -> Clock:
     from drivers.clock import RealClock, VirtualClock
 
     data = source.data if isinstance(source.data, dict) else {}
-    entries = [entry for entry in data.values() if isinstance(entry, dict)]
-    entries += list(data.get("gases") or {}) and [e for e in data["gases"].values() if isinstance(e, dict)]
-    drivers = {entry["driver"] for entry in entries if "driver" in entry}
+    gases = data.get("gases")
+    entries = [*data.values(), *(gases.values() if isinstance(gases, dict) else ())]
+    drivers = {str(entry["driver"]) for entry in entries if isinstance(entry, dict) and "driver" in entry}
     if drivers and drivers <= {TWIN}:
         return VirtualClock(speed=speed)
     if speed is not None:
@@ -124,9 +125,11 @@ def open_instrument(path: Path | None = None, speed: float | None = None) -> Ite
         instrument.close()
 
 
-def bundled_recipe(name: str) -> Path:
-    """Return the path of a ready-made recipe."""
-    return Path(str(resources.files("acquisition").joinpath("recipes", f"{name}.yaml")))
+def plan_recipe(loaded: LoadedRecipe, instrument: Instrument) -> Plan:
+    """Dry-run a recipe; raises :class:`drivers.errors.DocumentError` with everything that must not be played."""
+    from acquisition.plan import check
+
+    return check(loaded, instrument)
 
 
 def start_live(capacity: int = 8) -> Live:
@@ -136,17 +139,34 @@ def start_live(capacity: int = 8) -> Live:
     return LiveReconstruction(capacity=capacity)
 
 
+def _require_room(folder: Path, needed: int) -> None:
+    """Refuse a run whose frames would not fit on the disk."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFull(
+            f"the run needs about {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. Make room, or choose another "
+            "folder with --data",
+            str(folder),
+        )
+
+
 def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: Instrument, live: Live | None) -> Night:
-    """Log a new run and return it, ready to start."""
+    """Log a new run and return it, ready to start.
+
+    Raises
+    ------
+    DiskFull
+        Where the disk has not the room that the plan foretells.
+    """
     from acquisition.feed import LiveFeed
     from acquisition.night import Night
     from acquisition.recipe import compile_recipe
 
+    _require_room(laboratory.folder, plan.disk_bytes)
     actions = compile_recipe(loaded.recipe)
-    laboratory.store.require(plan.disk_bytes)
     run_id = laboratory.log.create_run(
         name=loaded.recipe.name,
-        recipe_text=loaded.document_text,
+        recipe_text=loaded.text,
         recipe_name=Path(loaded.document.name).name,
         actions=[action.model_dump(mode="json") for action in actions],
         instrument_name=instrument.name,
@@ -163,24 +183,14 @@ def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: 
 def catch_up(laboratory: Laboratory, run_id: str, live: Live) -> Iterator[LiveResult | int]:
     """Make the heights that a run still lacks, and log them; yields what became of each frame."""
     from acquisition import feed
+    from acquisition.night import heights_path
+    from acquisition.overview import frames_without_heights
 
-    lacking = [
-        frame
-        for frame in laboratory.log.frames(run_id)
-        if not frame.dark and frame.id in laboratory.log.frames_without_heights(run_id)
-    ]
-    by_id = {frame.id: frame for frame in lacking}
-    wanted = [(frame.id, laboratory.store.heights_path(run_id, frame.number)) for frame in lacking]
-    read = laboratory.store.read
-    for result in feed.catch_up(live, wanted, lambda frame_id: read(by_id[frame_id].path)):
-        if isinstance(result, int):
-            laboratory.log.reconstruction(result, "failed", error="the reconstruction did not answer")
-        elif result.error is not None:
-            laboratory.log.reconstruction(result.frame_id, "failed", seconds=result.seconds, error=result.error)
-        else:
-            laboratory.log.reconstruction(
-                result.frame_id, "done", path=result.path, figures=result.figures, seconds=result.seconds
-            )
+    store, log = laboratory.store, laboratory.log
+    lacking = {frame.id: frame for frame in frames_without_heights(log, run_id)}
+    wanted = [(frame.id, heights_path(store, run_id, frame.number)) for frame in lacking.values()]
+    for result in feed.catch_up(live, wanted, lambda frame_id: store.read(lacking[frame_id].stored.path)):
+        feed.log_result(log, store, result)
         yield result
 
 
@@ -188,8 +198,5 @@ def report(laboratory: Laboratory, run_id: str, output: Path | None = None) -> P
     """Write a run's report; into the run's folder unless told where."""
     from acquisition.report import write_report
 
-    found = laboratory.log.run(run_id)
-    if found is None:
-        raise RunError(f"there is no run {run_id!r}")
-    target = output or laboratory.store.run_folder(found.id) / "report.html"
-    return write_report(laboratory.log, laboratory.store, found.id, target)
+    target = output or laboratory.store.folder(run_id) / "report.html"
+    return write_report(laboratory.log, laboratory.store, run_id, target)

@@ -131,9 +131,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Play the bundled copper redox night on the simulated microscope and write its report."""
-    from acquisition.app import bundled_recipe
+    from acquisition.recipe import ready_made
 
-    _play(bundled_recipe("copper-redox"), None, None, data, db, report_to=output, as_json=as_json)
+    _play(ready_made()["copper-redox"], None, None, data, db, report_to=output, as_json=as_json)
 
 
 @app.command()
@@ -189,6 +189,7 @@ def _play_night(
 ) -> tuple[str, Outcome]:
     from acquisition import app as wiring
     from acquisition import terminal
+    from acquisition.overview import frames_without_heights
 
     live = wiring.start_live() if heights else None
     try:
@@ -199,7 +200,7 @@ def _play_night(
         night.start()
         terminal.follow(night, plan, began, stop_asked)
         outcome = night.finish()
-        missing = len(laboratory.log.frames_without_heights(night.run_id))
+        missing = len(frames_without_heights(laboratory.log, night.run_id))
         if live is not None and missing:
             terminal.track("catching up with the heights", missing, wiring.catch_up(laboratory, night.run_id, live))
         return night.run_id, outcome
@@ -209,8 +210,9 @@ def _play_night(
 
 
 def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
-    from acquisition import terminal
     from rich.text import Text
+
+    from acquisition import terminal
 
     out = terminal.console(sys.stderr)
     out.print(Text.assemble((name, "bold"), f"  on {instrument}  ", (run_id, "dim")))
@@ -221,9 +223,10 @@ def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
 
 
 def _tell_end(laboratory: Laboratory, run_id: str, outcome: Outcome, report: Path, as_json: bool) -> None:
+    from rich.text import Text
+
     from acquisition import terminal
     from acquisition.overview import summary_json
-    from rich.text import Text
 
     body = summary_json(laboratory.log, run_id)
     if as_json:
@@ -346,13 +349,20 @@ def upgrade(data: Data = None, db: Database = None, as_json: Json = False) -> No
     """Bring the database to this version's schema."""
     from acquisition import terminal
     from acquisition.app import open_laboratory
+    from acquisition.database import schema as db_schema
+    from acquisition.database import shown
 
     with open_laboratory(data, db) as laboratory:
-        body = {"schema": laboratory.log.schema_version(), "database": laboratory.log.shown_url()}
+        body = {
+            "database": shown(laboratory.log.engine.url),
+            "schema": db_schema(laboratory.log.engine).current,
+            "note": laboratory.log.note,
+        }
     if as_json:
         terminal.emit_json(body)
     else:
-        terminal.console().print(f"{body['database']} has schema {body['schema']}", soft_wrap=True)
+        told = body["note"] or f"the database has this version's schema, {body['schema']}"
+        terminal.console().print(f"{told}  ({body['database']})", soft_wrap=True)
 
 
 @database_app.command("backup")
@@ -374,4 +384,3 @@ def backup(
         terminal.emit_json({"backup": str(target)})
     else:
         terminal.console().print(f"backup  {target}", soft_wrap=True)
-

@@ -28,7 +28,7 @@ from acquisition.actions import (
     Set,
     SetGas,
 )
-from acquisition.feed import LiveFeed, LiveResult
+from acquisition.feed import LiveFeed, LiveResult, log_result
 from acquisition.log import Log
 from acquisition.states import State, step
 from acquisition.store import Store
@@ -203,23 +203,23 @@ class Engine:
         """Play one action between its journal entries."""
         self._obey()
         self._show(action)
-        if isinstance(action, Acquire) and self._skipped(action):
-            self._log.outcome(self._run_id, self._index, self._clock.now(), "skipped")
-            return
         self._log.intent(self._run_id, self._index, self._clock.now())
         try:
-            self._execute(action)
+            outcome = self._execute(action)
         except _StopRequest:
             self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "stopped")
             raise
         except Exception as error:
             self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "failed", str(error))
             raise
-        self._log.outcome(self._run_id, self._index, self._clock.now(), "done")
+        self._log.outcome(self._run_id, self._index, self._clock.now(), outcome)
 
-    def _execute(self, action: Action) -> None:
-        """Do what one action says; return when it is done, not when it was sent."""
+    def _execute(self, action: Action) -> str:
+        """Do what one action says; return ``done`` when it is done, not when it was sent, or ``skipped``."""
+        if isinstance(action, Acquire) and not self._due(action):
+            return "skipped"
         self._handlers[type(action)](action)
+        return "done"
 
     def _end(self, outcome: Outcome) -> Outcome:
         with suppress(RilievoError):
@@ -275,18 +275,23 @@ class Engine:
     def _obey(self) -> float:
         """Follow what was asked meanwhile; return the seconds that a pause took."""
         self._wake.clear()
-        if self._stop_reason is not None:
-            raise _StopRequest(self._stop_reason)
-        if not self._pause_asked:
+        self._end_if_asked()
+        if not self._paused():
             return 0.0
         began = self._clock.monotonic()
         self._enter(State.PAUSED)
-        while self._pause_asked:
+        while self._paused():
             self._decision.wait()
-        if self._stop_reason is not None:
-            raise _StopRequest(self._stop_reason)
+        self._end_if_asked()
         self._enter(State.RUNNING)
         return self._clock.monotonic() - began
+
+    def _paused(self) -> bool:
+        return self._pause_asked
+
+    def _end_if_asked(self) -> None:
+        if self._stop_reason is not None:
+            raise _StopRequest(self._stop_reason)
 
     def _wait_until(self, moment: float) -> float:
         """Wait on the clock; store live results when they are due. Returns the seconds that pauses took."""
@@ -368,12 +373,16 @@ class Engine:
         self._instrument.column.blank()
         self._darks = [self._take_frame() for _ in range(action.frames)]
 
-    def _acquire(self, action: Acquire) -> None:
-        if self._series is not None and action.group == self._series.group:
-            paused = self._wait_until(self._series.began + si(action.offset))
-            self._series.began += paused
-            if self._skipped(action):
-                return
+    def _due(self, action: Acquire) -> bool:
+        """Wait for a frame's moment in its series; return False where the series has ended before it."""
+        series = self._series
+        if series is None or action.group != series.group:
+            return True
+        if not series.ended:
+            series.began += self._wait_until(series.began + si(action.offset))
+        return not series.ended
+
+    def _acquire(self, action: Acquire) -> None:  # noqa: ARG002  the series has seen to its moment
         column = self._instrument.column
         column.unblank()
         try:
@@ -404,8 +413,7 @@ class Engine:
         try:
             frame = self._instrument.detector.acquire(self._scan, self._readbacks)
         except RilievoError:
-            if self._stop_reason is not None:  # aborted: the half frame is not a device's failure
-                raise _StopRequest(self._stop_reason) from None
+            self._end_if_asked()  # aborted: the half frame is not a device's failure
             raise
         finally:
             self._scanning = False
@@ -438,17 +446,11 @@ class Engine:
             self._store_result(result)
 
     def _store_result(self, result: LiveResult | int) -> None:
-        if isinstance(result, int):
-            self._log.reconstruction(result, "failed", error="the reconstruction did not answer")
-            self._tell("warning", "heights", f"no heights for frame {result}: the reconstruction did not answer")
+        error = log_result(self._log, self._store, result)
+        if error is not None or isinstance(result, int):
+            frame_id = result if isinstance(result, int) else result.frame_id
+            self._tell("warning", "heights", f"no heights for frame {frame_id}: {error}")
             return
-        if result.error is not None:
-            self._log.reconstruction(result.frame_id, "failed", seconds=result.seconds, error=result.error)
-            self._tell("warning", "heights", f"no heights for frame {result.frame_id}: {result.error}")
-            return
-        self._log.reconstruction(
-            result.frame_id, "done", path=result.path, figures=result.figures, seconds=result.seconds
-        )
         self._figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
         self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=dict(self._figures))
         self._judge(result.frame_id)
@@ -473,9 +475,6 @@ class Engine:
             f"{series.group} ends: {condition.figure} {value:.3g} {unit} is {condition.comparison} {threshold}",
             {"frame": frame_id, "value": value, "sigma": sigma, "unit": unit, "threshold": threshold},
         )
-
-    def _skipped(self, action: Acquire) -> bool:
-        return self._series is not None and self._series.group == action.group and self._series.ended
 
     # -- the log, and whoever looks on
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from acquisition.log import Log
+from acquisition.store import Store
 from drivers.clock import Clock
 from drivers.frame import Frame
 
@@ -177,3 +179,18 @@ def catch_up(
         if not results:
             yield from sorted(waiting | {frame_id for frame_id, _ in todo})
             return
+
+
+def log_result(log: Log, store: Store, result: LiveResult | int) -> str | None:
+    """Enter in the log what became of a frame; return why there are no heights, or None where there are."""
+    if isinstance(result, int):
+        error = "the reconstruction did not answer"
+        log.reconstruction(result, "failed", error=error)
+        return error
+    if result.error is not None or result.path is None:
+        error = result.error or "the reconstruction wrote no heights"
+        log.reconstruction(result.frame_id, "failed", seconds=result.seconds, error=error)
+        return error
+    path = result.path.relative_to(store.root)
+    log.reconstruction(result.frame_id, "done", path=path, figures=result.figures, seconds=result.seconds)
+    return None

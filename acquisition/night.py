@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from acquisition.actions import Action
 from acquisition.engine import Engine, Outcome
@@ -15,6 +17,11 @@ from acquisition.store import Store
 from acquisition.telemetry import Telemetry
 from drivers.contract import Instrument
 from drivers.errors import DatabaseError
+
+
+def heights_path(store: Store, run_id: str, number: int) -> Path:
+    """Return where the heights of a frame belong."""
+    return store.folder(run_id) / "heights" / f"{number:06d}.tif"
 
 
 class Night:
@@ -50,9 +57,7 @@ class Night:
     ) -> None:
         self.run_id = run_id
         self._place = instrument.clock.register("engine")
-        self.engine = Engine(
-            instrument, log, store, run_id, feed=feed, heights=lambda number: store.heights_path(run_id, number)
-        )
+        self.engine = Engine(instrument, log, store, run_id, feed=feed, heights=partial(heights_path, store, run_id))
         self.telemetry = Telemetry(instrument, log, run_id, period)
         self._actions = actions
         self._outcome: Outcome | None = None

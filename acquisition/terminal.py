@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from drivers.errors import DocumentError, RilievoError
-from drivers.units import Q, format_quantity
 
 if TYPE_CHECKING:
     from acquisition.engine import Progress as RunProgress
     from acquisition.night import Night
     from acquisition.plan import Plan
+    from acquisition.records import Run
 
 STATE_STYLES = {
     "running": "cyan",
@@ -221,11 +221,63 @@ def track(what: str, total: int, steps: Iterable[object]) -> int:
     return count
 
 
-def quantity_text(value: Q | None, unit: str | None = None) -> str:
-    """Return a quantity as people read it, or a dash."""
-    if value is None:
-        return "–"
-    return format_quantity(value.to(unit) if unit else value, 4)
+def show_runs(runs: Sequence[Run]) -> None:
+    """Print runs as a table."""
+    rows = [(run.id, state_text(run.state), run.name, span_text(run.started, run.ended), run.reason) for run in runs]
+    console().print(table(("run", "state", "name", "lasted", "reason"), rows, right=("lasted",)))
+
+
+def show_summary(body: Mapping[str, Any]) -> None:
+    """Print what a run did."""
+    out = console()
+    out.print(Text.assemble((body["name"], "bold"), "  ", state_text(body["state"]), f"  {body['reason']}".rstrip()))
+    frames = body["frames"]
+    facts = [
+        ("run", body["id"]),
+        ("instrument", body["instrument"]),
+        ("started", _moment(body["started"])),
+        ("ended", _moment(body["ended"]) if body["ended"] else "not yet"),
+        ("frames", f"{frames['acquired']}, of them {frames['dark']} dark, {bytes_text(frames['bytes'])}"),
+        ("heights", f"{frames['heights']} made, {frames['failed']} failed, {frames['left_out']} left out"),
+        ("actions", ", ".join(f"{count} {state}" for state, count in body["actions"].items())),
+    ]
+    facts += [(name, _figure_text(figure)) for name, figure in body["figures"].items()]
+    out.print(table(("", ""), [(Text(str(name), style="dim"), value) for name, value in facts]))
+    levels = {"warning": "yellow", "error": "red"}
+    rows = [
+        (_moment(event["time"]), Text(event["level"], style=levels.get(event["level"], "dim")), event["message"])
+        for event in body["events"]
+    ]
+    out.print(table(("time (UTC)", "", "event"), rows))
+
+
+def _moment(text: str) -> str:
+    return time_text(datetime.fromisoformat(text))
+
+
+def _figure_text(figure: Mapping[str, Any]) -> str:
+    sigma = f" ± {figure['sigma']:.2g}" if figure["sigma"] is not None else ""
+    return f"{figure['value']:.4g}{sigma} {figure['unit']}  (frame {figure['frame']})"
+
+
+def show_devices(body: Mapping[str, Any]) -> None:
+    """Print an instrument's channels and the drivers there are."""
+    out = console()
+    out.print(Text(body["instrument"], style="bold"))
+    rows = []
+    for channel in body["channels"]:
+        limits = channel["limits"] or {}
+        readback = _json_text(channel["readback"]) if channel["error"] is None else Text(channel["error"], style="red")
+        low, high = _json_text(limits.get("low")), _json_text(limits.get("high"))
+        rows.append((channel["channel"], readback, low, high))
+    out.print(table(("channel", "readback", "lowest", "highest"), rows, right=("readback", "lowest", "highest")))
+    out.print(f"drivers: {', '.join(body['drivers']) or 'none'}")
+    for failure in body["failures"]:
+        out.print(Text(f"the driver {failure['driver']} did not load: {failure['reason']}", style="red"))
+
+
+def _json_text(value: Mapping[str, Any] | None) -> str:
+    return "" if value is None else f"{value['value']:.5g} {value['unit']}".rstrip()
 
 
 def span_text(began: datetime | None, ended: datetime | None) -> str:

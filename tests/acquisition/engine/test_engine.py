@@ -1,0 +1,363 @@
+"""The engine: what each action does, what interrupts it, and that every way out passes through the cleanup."""
+
+import pytest
+
+from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
+from acquisition.states import WAYS, State, step
+from drivers.errors import DatabaseError, DeviceError, DiskFull, RunError
+from drivers.units import quantity
+
+
+def frames(count, *, every="10 s", stop_when=None, group="steps[1].series"):
+    """Return a series as a recipe compiles it."""
+    seconds = float(every.split()[0])
+    begin = BeginSeries(address=group, every=every, count=count, stop_when=stop_when)
+    rest = [
+        Acquire(address=f"{group}[{number}]", group=group, number=number, offset=f"{number * seconds} s")
+        for number in range(count)
+    ]
+    return [begin, *rest]
+
+
+def states(bench, run_id):
+    return [action.state for action in bench.log.actions(run_id)]
+
+
+def left_safe(bench):
+    """Whether beam, heater and gas are where a run must leave them."""
+    return (
+        bench.blanker.closed
+        and bench.sent("heater.temperature")[-1] == pytest.approx(298.15)
+        and all(bench.backends[f"gas.{species}.flow"].target == 0 for species in ("H2", "N2", "O2"))
+    )
+
+
+def test_a_whole_run(bench, configure, live):
+    actions = [
+        configure,
+        SetGas(address="steps[0].gas", flows={"H2": "10 sccm"}),
+        Ramp(address="steps[1].ramp", target="800 degC", rate="60 K/min"),
+        Dark(address="steps[2].dark", frames=2),
+        *frames(3),
+        Hold(address="steps[4].hold", duration="1 min"),
+        Set(address="steps[5].set", parameter="column.focus", value="8.01 mm"),
+        Note(address="steps[6].note", text="all is well"),
+    ]
+    outcome, run_id = bench.play(actions, live)
+    assert (outcome.state, outcome.reason) == (State.FINISHED, "")
+    assert set(states(bench, run_id)) == {"done"}
+    assert left_safe(bench)
+    acquired = bench.log.frames(run_id)
+    assert [frame.dark for frame in acquired] == [True, True, False, False, False]
+    assert [(f.time - acquired[2].time).total_seconds() for f in acquired[2:]] == [0.0, 10.0, 20.0]
+    for frame in acquired:
+        bench.store.verify(frame.stored)
+    assert [entry.state for entry in bench.log.reconstructions(run_id)] == ["done"] * 3
+    assert any(event.message == "all is well" for event in bench.log.events(run_id))
+    setpoints = {(s.channel, round(s.value, 6), s.unit) for s in bench.log.setpoints(run_id)}
+    assert ("heater.temperature", 1073.15, "K") in setpoints
+    assert ("heater.rate", 1.0, "K/s") in setpoints
+
+
+def test_dark_frames_give_the_offsets_of_later_frames(bench, configure):
+    _, run_id = bench.play([configure, Dark(address="d", frames=2), *frames(1)])
+    stored = [bench.store.read(frame.stored.path) for frame in bench.log.frames(run_id)]
+    assert [frame.dark for frame in stored] == [True, True, False]
+    assert stored[0].channels[0].offset is None
+    assert stored[2].channels[0].offset == 100.0
+
+
+def test_gas_is_the_whole_mixture_and_closes_before_it_opens(bench, configure):
+    actions = [
+        configure,
+        SetGas(address="a", flows={"H2": "10 sccm", "N2": "5 sccm"}),
+        SetGas(address="b", flows={"O2": "3 sccm"}),
+    ]
+    bench.play(actions)
+    flows = [(name, value) for _, name, value in bench.journal if name.startswith("gas.")]
+    second = flows[3:6]
+    assert sorted(second[:2]) == [("gas.H2.flow", 0.0), ("gas.N2.flow", 0.0)]
+    assert second[2] == ("gas.O2.flow", 3.0)
+
+
+def test_the_beam_is_on_the_sample_only_while_a_frame_is_taken(bench, configure):
+    bench.play([configure, *frames(2, every="30 s"), Hold(address="h", duration="1 min")])
+    beam = [(time, on) for time, name, on in bench.journal if name == "blank"]
+    exposed, since = 0.0, None
+    for time, blanked in beam:
+        if not blanked and since is None:
+            since = time
+        elif blanked and since is not None:
+            exposed += time - since
+            since = None
+    assert since is None
+    assert exposed == pytest.approx(2 * 8 * 8 * 0.01)
+
+
+def test_ramp_waits_until_the_readback_is_there(bench, configure):
+    bench.play([configure, Ramp(address="r", target="398.15 K", rate="600 K/min"), Hold(address="h", duration="1 s")])
+    times = {name: time for time, name, value in bench.journal if name == "heater.temperature" and value > 300}
+    assert bench.clock.monotonic() >= times["heater.temperature"] + 9.8
+
+
+def test_a_ramp_that_never_arrives_fails_and_is_cleaned_up(bench, configure):
+    bench.backends["heater.temperature"].speed = 1e-6
+    outcome, run_id = bench.play([configure, Ramp(address="r", target="800 K", rate="60 K/min", at_most="5 min")])
+    assert outcome.state is State.FAILED
+    assert "expected 800 K after 300 s; the readback is 298.15 K" in outcome.reason
+    assert states(bench, run_id) == ["done", "failed"]
+    assert left_safe(bench)
+
+
+def test_series_ends_when_its_condition_is_met(bench, configure, live):
+    condition = Condition(figure="coverage", comparison="above", threshold="25 percent")
+    actions = [configure, *frames(10, every="10 s", stop_when=condition), Note(address="n", text="after")]
+    outcome, run_id = bench.play(actions, live, latency=2.0)
+    assert outcome.state is State.FINISHED
+    kept = len(bench.log.frames(run_id))
+    assert kept == 3  # coverage of frame 3 is 0.3 and known 2 s later
+    assert states(bench, run_id)[2:] == ["done"] * 3 + ["skipped"] * 7 + ["done"]
+    (decision,) = [event for event in bench.log.events(run_id) if event.kind == "decision"]
+    assert decision.data["frame"] == 3
+    assert decision.data["value"] == pytest.approx(0.3)
+    assert decision.data["sigma"] == 0.01
+
+
+def test_a_late_result_cannot_stop_what_virtual_time_has_already_done(bench, configure, live):
+    condition = Condition(figure="coverage", comparison="above", threshold=quantity(0.25, ""))
+    _, run_id = bench.play([configure, *frames(10, every="10 s", stop_when=condition)], live, latency=25.0)
+    assert len(bench.log.frames(run_id)) > 3
+
+
+def test_frames_the_queue_cannot_hold_are_left_out_and_counted(bench, configure, live):
+    outcome, run_id = bench.play([configure, *frames(12, every="1 s")], live, latency=30.0, capacity=3)
+    assert outcome.state is State.FINISHED
+    by_state = [entry.state for entry in bench.log.reconstructions(run_id)]
+    assert by_state.count("left out") == 9
+    assert by_state.count("done") == 3
+    assert len(bench.log.frames(run_id)) == 12
+
+
+def test_a_dead_reconstruction_does_not_harm_the_run(bench, configure, live):
+    live.dead = True
+    outcome, run_id = bench.play([configure, *frames(2)], live)
+    assert outcome.state is State.FINISHED
+    assert [entry.state for entry in bench.log.reconstructions(run_id)] == ["failed", "failed"]
+    assert [e.level for e in bench.log.events(run_id) if e.kind == "heights"] == ["warning", "warning"]
+
+
+FAULTS = {
+    "device error": (DeviceError("the scanner is confused", "detector"), "the scanner is confused"),
+    "a bug": (ZeroDivisionError("division by zero"), "internal error: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize(("error", "words"), FAULTS.values(), ids=FAULTS.keys())
+def test_every_failure_passes_through_the_cleanup(bench, configure, error, words):
+    def fail(taken):
+        if taken == 1:
+            bench.scanner.error = error
+
+    bench.scanner.during = fail
+    actions = [configure, Ramp(address="r", target="800 K", rate="600 K/min"), *frames(3)]
+    outcome, run_id = bench.play(actions)
+    assert outcome.state is State.FAILED
+    assert words in outcome.reason
+    assert left_safe(bench)
+    assert bench.log.run(run_id).state == "failed"
+    assert len(bench.log.frames(run_id)) == 1
+
+
+def test_cleanup_attempts_every_part_and_tells_what_failed(bench, configure):
+    def break_valve(taken):
+        bench.backends["gas.H2.flow"].fails = DeviceError("valve stuck", "gas.H2.flow")
+
+    bench.scanner.during = break_valve
+    outcome, run_id = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(1)])
+    assert outcome.state is State.FAILED
+    assert "could not close H2: gas.H2.flow: valve stuck" in outcome.reason
+    assert bench.backends["gas.O2.flow"].target == 0
+    assert bench.sent("heater.temperature")[-1] == pytest.approx(298.15)
+    assert any(event.kind == "cleanup" and event.level == "error" for event in bench.log.events(run_id))
+
+
+def test_a_blanker_that_does_not_close_is_told(bench, configure):
+    bench.blanker.stuck = True
+    outcome, _ = bench.play([configure])
+    assert outcome.state is State.FAILED
+    assert "after blanking" in outcome.reason
+
+
+def test_stop_ends_after_the_frame_and_keeps_it(bench, configure):
+    night = bench.night([configure, *frames(5)])
+    bench.scanner.during = lambda taken: night.engine.stop("enough") if taken == 2 else None
+    night.start()
+    assert night.wait(30)
+    outcome = night.finish()
+    assert (outcome.state, outcome.reason) == (State.STOPPED, "enough")
+    assert len(bench.log.frames(night.run_id)) == 3
+    assert left_safe(bench)
+    assert bench.log.run(night.run_id).state == "stopped"
+
+
+def test_abort_drops_the_frame_that_is_being_taken(bench, configure):
+    night = bench.night([configure, *frames(5)])
+    bench.scanner.during = lambda taken: night.engine.abort("now") if taken == 2 else None
+    night.start()
+    assert night.wait(30)
+    outcome = night.finish()
+    assert outcome.state is State.STOPPED
+    assert len(bench.log.frames(night.run_id)) == 2
+    assert [action.state for action in bench.log.actions(night.run_id)].count("stopped") == 1
+    assert left_safe(bench)
+
+
+def test_stop_interrupts_a_hold(bench, configure):
+    night = bench.night([configure, Note(address="n", text="x"), Hold(address="h", duration="12 h")], period=600.0)
+    original = night.engine._handlers[Note]
+
+    def note_and_stop(action):
+        original(action)
+        night.engine.stop("enough")
+
+    night.engine._handlers[Note] = note_and_stop
+    night.start()
+    assert night.wait(30)
+    assert night.finish().state is State.STOPPED
+    assert bench.clock.monotonic() < 3600
+
+
+def test_pause_holds_the_night_and_resume_goes_on(bench, configure):
+    night = bench.night([configure, *frames(4)])
+    seen = []
+
+    def pause(taken):
+        if taken == 1 and not seen:
+            seen.append("paused")
+            night.engine.pause()
+
+    bench.scanner.during = pause
+    night.start()
+    while night.engine.progress.state is not State.PAUSED:
+        assert not night.wait(0.01)
+    before = bench.clock.monotonic()
+    assert not night.wait(0.2)
+    assert bench.clock.monotonic() == before  # unpaced virtual time stands still for a person
+    night.engine.resume()
+    assert night.wait(30)
+    assert night.finish().state is State.FINISHED
+    assert len(bench.log.frames(night.run_id)) == 4
+    told = [event.message for event in bench.log.events(night.run_id) if event.kind == "state"]
+    assert told == ["running", "paused", "running", "stopping", "finished"]
+
+
+def test_stop_while_paused(bench, configure):
+    night = bench.night([configure, *frames(4)])
+    bench.scanner.during = lambda taken: night.engine.pause() if taken == 1 else None
+    night.start()
+    while night.engine.progress.state is not State.PAUSED:
+        assert not night.wait(0.01)
+    night.engine.stop("enough")
+    assert night.wait(30)
+    assert night.finish().state is State.STOPPED
+    assert left_safe(bench)
+
+
+def test_pause_of_a_run_that_does_not_run_is_refused(bench, configure):
+    night = bench.night([configure])
+    with pytest.raises(RunError, match="only a running run can be paused; this one is idle"):
+        night.engine.pause()
+    night.start()
+    assert night.finish().state is State.FINISHED
+
+
+def test_disk_full_fails_the_run_and_keeps_what_was_acknowledged(bench, configure, monkeypatch):
+    append = bench.store.append
+
+    def full(run_id, number, frame):
+        if number == 2:
+            raise DiskFull("a frame does not fit")
+        return append(run_id, number, frame)
+
+    monkeypatch.setattr(bench.store, "append", full)
+    outcome, run_id = bench.play([configure, *frames(5)])
+    assert outcome.state is State.FAILED
+    assert "does not fit" in outcome.reason
+    assert left_safe(bench)
+    kept = bench.log.frames(run_id)
+    assert len(kept) == 2
+    for frame in kept:
+        bench.store.verify(frame.stored)
+
+
+def test_a_database_that_goes_away_still_leaves_the_instrument_safe(bench, configure, monkeypatch):
+    def gone(*arguments, **named):
+        raise DatabaseError("the database is gone")
+
+    def cut(taken):
+        for name in ("event", "frame", "outcome", "set_state", "setpoint", "readings", "intent"):
+            monkeypatch.setattr(bench.log, name, gone)
+
+    bench.scanner.during = cut
+    outcome, _ = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(2)])
+    assert outcome.state is State.FAILED
+    assert "the database is gone" in outcome.reason
+    assert left_safe(bench)
+
+
+def test_frames_without_imaging_are_refused(bench):
+    outcome, _ = bench.play([Acquire(address="f")])
+    assert outcome.state is State.FAILED
+    assert "imaging" in outcome.reason
+
+
+def test_two_nights_are_the_same(tmp_path, configure, make_live, bench):
+    """The same actions on a fresh bench give the same frames, readings, events and times."""
+
+    def story(bench):
+        actions = [
+            configure,
+            Ramp(address="r", target="500 K", rate="60 K/min"),
+            *frames(4),
+            Hold(address="h", duration="1 min"),
+        ]
+        _, run_id = bench.play(actions, make_live(), latency=7.0)
+        series = bench.log.series(run_id, "heater.temperature")
+        return (
+            [(f.time, f.stored.sha256) for f in bench.log.frames(run_id)],
+            [(e.time, e.kind, e.message) for e in bench.log.events(run_id)],
+            list(zip(series.times.tolist(), series.values.tolist(), strict=True)),
+        )
+
+    from acquisition.log import Log
+    from acquisition.store import Store
+
+    first = story(bench)
+    with Log.open(tmp_path / "again.db") as log, Store(tmp_path / "again") as store:
+        assert story(type(bench)(log, store)) == first
+
+
+def test_telemetry_keeps_the_truth_apart(bench, configure):
+    _, run_id = bench.play([configure, Hold(address="h", duration="2 min")])
+    names = [channel.name for channel in bench.log.channels(run_id)]
+    assert "truth.coverage" in names
+    assert "coverage" not in names
+    assert len(bench.log.series(run_id, "heater.temperature").values) >= 13
+
+
+def test_a_channel_that_falls_silent_is_told_once(bench, configure):
+    backend = bench.backends["stage.x"]
+    backend.get = lambda: (_ for _ in ()).throw(DeviceError("no answer", "stage.x"))
+    _, run_id = bench.play([configure, Hold(address="h", duration="2 min")])
+    told = [event for event in bench.log.events(run_id) if event.kind == "readback"]
+    assert [event.message for event in told] == ["stage.x does not answer: no answer"]
+
+
+@pytest.mark.parametrize("present", State)
+@pytest.mark.parametrize("following", State)
+def test_only_the_ways_that_exist_are_taken(present, following):
+    if following in WAYS[present]:
+        assert step(present, following) is following
+    else:
+        with pytest.raises(RunError, match=f"that is {present} cannot become {following}"):
+            step(present, following)
