@@ -13,37 +13,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import AfterValidator, Field
 
-from acquisition.actions import (
-    Acquire,
-    Action,
-    BeginSeries,
-    Configure,
-    Dark,
-    Hold,
-    Imaging,
-    Interruption,
-    Note,
-    Ramp,
-    Set,
-    SetGas,
-)
+from acquisition.actions import Action, Imaging
 from acquisition.imaging import ImagingText, LimitsText
-from acquisition.steps import MAXIMUM_ACTIONS, SeriesText, Step, not_empty, verb_problem
+from acquisition.steps import MAXIMUM_ACTIONS, VERBS, Step, not_empty, verb_problem
+from acquisition.unrolling import unroll
 from acquisition.written import Written
 from drivers import document
 from drivers.document import Address, Document
 from drivers.errors import DocumentError, InputError, Problem
-from drivers.units import Q, quantity, si
 
 READY_MADE = Path(__file__).with_name("recipes")
 """Folder of the recipes that come with the program."""
+DEEPEST = 100
+"""Levels of lists and mappings within each other."""
 
 
 class Recipe(Written):
@@ -102,7 +93,13 @@ def load_recipe(path: Path) -> LoadedRecipe:
     DocumentError
         With all problems of the recipe, in the order of the text.
     """
-    return _understood(document.read(path), path.read_text("utf-8-sig"))
+    try:
+        text = path.read_text("utf-8-sig") if path.stat().st_size <= document.MAXIMUM_BYTES else ""
+    except (OSError, UnicodeDecodeError):
+        text = ""  # document.read says what is wrong with the file
+    _refuse_depths(text, str(path))
+    with _not_too_deep(str(path)):
+        return _understood(document.read(path), text)
 
 
 def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
@@ -113,7 +110,34 @@ def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
     DocumentError
         With all problems of the recipe, in the order of the text.
     """
-    return _understood(document.parse(text, name), text)
+    _refuse_depths(text, name)
+    with _not_too_deep(name):
+        return _understood(document.parse(text, name), text)
+
+
+@contextmanager
+def _not_too_deep(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise DocumentError([_too_deep(name)]) from None
+
+
+def _too_deep(name: str, line: int = 0) -> Problem:
+    return Problem(f"lists and mappings go more than {DEEPEST} levels deep; unfold some", "", name, line, int(line > 0))
+
+
+def _refuse_depths(text: str, name: str) -> None:
+    """Refuse a long text that nests without end, which exhausts the stack of YAML's C parser."""
+    if len(text) < 20_000:
+        return
+    depth = 0
+    with suppress(yaml.YAMLError):  # what is not YAML is explained by the reader
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                mark = event.start_mark
+                raise DocumentError([_too_deep(name, mark.line + 1 if mark is not None else 0)])
 
 
 def _understood(source: Document, text: str) -> LoadedRecipe:
@@ -187,105 +211,42 @@ def compile_recipe(recipe: Recipe) -> tuple[Action, ...]:
     """
     for address, message in recipe_problems(recipe):
         raise InputError(message, document.format_address(address))
-    compiler = _Compiler()
-    imaging = None
-    if recipe.imaging is not None:
-        imaging = recipe.imaging.imaging()
-        compiler.configure(imaging, {"address": ""})
-    for index, step in enumerate(recipe.steps):
-        compiler.step(step, f"steps[{index}]", imaging, "continue", "")
-    return tuple(compiler.actions)
-
-
-class _Compiler:
-    """Gathers actions, and remembers how the beam stands."""
-
-    def __init__(self) -> None:
-        self.actions: list[Action] = []
-        self.standing: Imaging | None = None
-
-    def configure(self, imaging: Imaging, common: dict[str, Any]) -> None:
-        if imaging != self.standing:
-            address = ".".join(part for part in (common["address"], "imaging") if part)
-            self.actions.append(Configure(**{**common, "address": address}, imaging=imaging))
-            self.standing = imaging
-
-    def step(self, step: Step, at: str, base: Imaging | None, inherited: Interruption, name: str) -> None:
-        imaging = step.changed(base)
-        interruption = step.on_interruption or inherited
-        name = step.name or name
-        if step.repeat is not None:
-            for turn in range(step.repeat):
-                for index, inner in enumerate(step.steps or ()):
-                    self.step(inner, f"{at}.repeat[{turn}].steps[{index}]", imaging, interruption, name)
-            return
-        common: dict[str, Any] = {"address": at, "name": name, "on_interruption": interruption}
-        if step.images and imaging is not None:
-            self.configure(imaging, common)
-        self.actions.extend(_actions(step, at, {"name": name, "on_interruption": interruption}))
-
-
-def _actions(step: Step, at: str, common: dict[str, Any]) -> Iterator[Action]:
-    """Yield the actions of a step without repeats, in the order in which they happen: gas comes first."""
-    if step.note is not None:
-        yield Note(address=f"{at}.note", text=step.note, **common)
-    for parameter, value in (step.settings or {}).items():
-        yield Set(address=f"{at}.set.{parameter}", parameter=parameter, value=value, **common)
-    if step.gas is not None:
-        yield SetGas(address=f"{at}.gas", flows=step.gas, **common)
-    if step.purge is not None:
-        yield SetGas(address=f"{at}.purge.gas", flows=step.purge.flows, **common)
-        yield Hold(address=f"{at}.purge.hold", duration=step.purge.duration, **common)
-    if step.ramp is not None:
-        optional = {"tolerance": step.ramp.tolerance, "at_most": step.ramp.at_most}
-        given: dict[str, Any] = {key: value for key, value in optional.items() if value is not None}
-        yield Ramp(address=f"{at}.ramp", target=step.ramp.heater, rate=step.ramp.rate, **given, **common)
-    if step.hold is not None:
-        yield Hold(address=f"{at}.hold", duration=step.hold, **common)
-    if step.dark is not None:
-        yield Dark(address=f"{at}.dark", frames=step.dark, **common)
-    if step.frame is not None:
-        yield Acquire(address=f"{at}.frame", **common)
-    for number in range(step.frames or 0):
-        yield Acquire(address=f"{at}.frames[{number}]", number=number, **common)
-    if step.series is not None:
-        yield from _series(step.series, f"{at}.series", common)
-
-
-def _series(series: SeriesText, at: str, common: dict[str, Any]) -> Iterator[Action]:
-    condition = series.stop_when.condition() if series.stop_when is not None else None
-    yield BeginSeries(address=at, every=series.every, count=series.count, stop_when=condition, **common)
-    every = si(series.every)
-    for number in range(series.count):
-        offset: Q = quantity(number * every, "s")
-        yield Acquire(address=f"{at}[{number}]", group=at, number=number, offset=offset, **common)
-
-
-def place_of(address: str) -> Address:
-    """Return where in the document the action with this address was written.
-
-    >>> place_of("steps[7].repeat[0].steps[1].series[17]")
-    ('steps', 7, 'steps', 1, 'series')
-    >>> place_of("steps[2].set.column.focus")
-    ('steps', 2, 'set', 'column.focus')
-    """
-    place: list[str | int] = []
-    rest = address
-    while rest:
-        if place and place[-1] == "set":
-            place.append(rest)
-            break
-        part, _, rest = rest.partition(".")
-        word, _, index = part.partition("[")
-        if word == "steps":
-            place += ["steps", int(index[:-1])]
-        elif word != "repeat":
-            place.append(word)
-    if len(place) > 2 and place[-2] == "purge":
-        place.pop()
-    return tuple(place)
+    return unroll(recipe.steps, recipe.imaging.imaging() if recipe.imaging is not None else None)
 
 
 def ready_made() -> dict[str, Path]:
     """Return the recipes that come with the program, by name."""
     return {path.stem: path for path in sorted(READY_MADE.glob("*.yaml"))}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of recipes, for editors: every key with what it means and how it is written."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    step = schema["$defs"]["Step"]
+    step["anyOf"] = [{"required": [verb]} for verb in VERBS]
+    step["dependentRequired"] = {"repeat": ["steps"], "steps": ["repeat"]}
+    schema["$defs"]["SeriesText"]["oneOf"] = [{"required": ["for"]}, {"required": ["count"]}]
+    schema["$defs"]["StopText"] |= {"minProperties": 1, "maxProperties": 1}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Rilievo recipe",
+        **{key: value for key, value in _without_null(schema).items() if key != "title"},
+    }
+
+
+def _without_null(part: Any) -> Any:
+    """Return a schema without the nulls that only stand for keys left out, and without pydantic's titles."""
+    if isinstance(part, list):
+        return [_without_null(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    titled = isinstance(part.get("title"), str)
+    part = {key: _without_null(value) for key, value in part.items() if not (key == "title" and titled)}
+    if part.get("default", 0) is None:
+        del part["default"]
+    choices = part.get("anyOf")
+    if isinstance(choices, list) and {"type": "null"} in choices:
+        rest = [choice for choice in choices if choice != {"type": "null"}]
+        del part["anyOf"]
+        part = {**rest[0], **part} if len(rest) == 1 else {**part, "anyOf": rest}
+    return part

@@ -35,7 +35,7 @@ class RampText(Written):
 
 
 class PurgeText(Written):
-    """A flow of inert gas for a while: ``{N2: 20 sccm, for: 5 min}``. Every other species is closed."""
+    """A flow of inert gas for a while, such as {N2: 20 sccm, for: 5 min}. Every other species is closed."""
 
     model_config = Written.model_config | {"extra": "allow"}
     __pydantic_extra__: dict[str, Share]
@@ -87,7 +87,7 @@ class StopText(Written):
 
 
 class SeriesText(Written):
-    """Frames at equal times: the first at once, one ``every`` so often, up to and with the one at ``for``."""
+    """Frames at equal times: the first at once, the next ones after every interval, the last at the end."""
 
     every: While = Field(description="From the start of a frame to the start of the next.", examples=["30 s"])
     duration: While | None = Field(

@@ -1,0 +1,178 @@
+"""The dry run: what a recipe would do on an instrument, and everything that speaks against it.
+
+No clock runs and no device is spoken to: the compiled actions are played against a model of their timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acquisition.chamber import Chamber, chamber_of
+from acquisition.dry_run import DryRun
+from acquisition.gas_rules import GasRules
+from acquisition.imaging import ImagingText, LimitsText
+from acquisition.recipe import LoadedRecipe, compile_recipe, in_order, load_recipe, written_steps
+from acquisition.setpoint_limits import SetpointLimits
+from acquisition.steps import Step
+from acquisition.timeline import Entry, notes, timeline
+from acquisition.timing import Timing, play
+from acquisition.unrolling import place_of
+from drivers import document
+from drivers.contract import Instrument
+from drivers.document import Address
+from drivers.errors import DocumentError, Problem
+from drivers.units import ELEMENTARY_CHARGE
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will take.
+
+    Attributes
+    ----------
+    name : str
+        The recipe's.
+    duration : float, s
+        With overheads; the longest, where a condition may end a series early.
+    actions, frames, darks : int
+    dose : float, C/m²
+        Where all fields of view overlap, over the whole run.
+    disk_bytes : int
+    maximum_temperature : float, K
+    maximum_pressure : float or None, Pa
+        None where the instrument does not tell how it is pumped.
+    timeline : tuple of Entry
+        What takes time, in its order.
+    notes : tuple of str
+        What a person should know, and nothing refuses.
+    """
+
+    name: str
+    duration: float
+    actions: int
+    frames: int
+    darks: int
+    dose: float
+    disk_bytes: int
+    maximum_temperature: float
+    maximum_pressure: float | None
+    timeline: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def electrons_per_area(self) -> float:
+        """Primary electrons per area, 1/m²."""
+        return self.dose / ELEMENTARY_CHARGE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data; every quantity is value and unit."""
+        pressure = None if self.maximum_pressure is None else _json(self.maximum_pressure, "Pa")
+        return {
+            "name": self.name,
+            "duration": _json(self.duration, "s"),
+            "actions": self.actions,
+            "frames": self.frames,
+            "dark_frames": self.darks,
+            "dose": _json(self.dose, "C/m**2"),
+            "electrons_per_area": {"value": self.electrons_per_area * 1e-18, "unit": "1/nm**2"},
+            "disk": _json(self.disk_bytes, "B"),
+            "maximum_temperature": _json(self.maximum_temperature, "K"),
+            "maximum_pressure": pressure,
+            "timeline": [
+                {"start": _json(start, "s"), "duration": _json(duration, "s"), "address": address, "label": label}
+                for start, duration, address, label in self.timeline
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _json(value: float, unit: str) -> dict[str, float | str]:
+    return {"value": float(value), "unit": unit}
+
+
+def check(
+    loaded: LoadedRecipe,
+    instrument: Instrument,
+    *,
+    rules: GasRules | None = None,
+    timing: Timing | None = None,
+    chamber: Chamber | None = None,
+) -> Plan:
+    """Play a recipe dry against an instrument's limits, gas rules and timing.
+
+    Parameters
+    ----------
+    loaded : LoadedRecipe
+    instrument : Instrument
+        Only its limits, timing and description are looked at.
+    rules, timing, chamber : optional
+        As the instrument tells unless given.
+
+    Raises
+    ------
+    DocumentError
+        With everything that must not be played, in the order of the text.
+    """
+    rules = rules or GasRules.of(instrument)
+    chamber = chamber or chamber_of(instrument)
+    moments = tuple(play(compile_recipe(loaded.recipe), timing or Timing.of(instrument)))
+    dry = DryRun(moments, instrument, chamber, loaded.recipe.limits or LimitsText())
+    found = list(SetpointLimits(instrument, loaded.recipe.limits).recipe(loaded.recipe))
+    found += [(place_of(action.address), message) for action, message in dry.findings(rules)]
+    found += [(("limits", "dose"), message) for message in dry.over_dose()]
+    if found:
+        raise in_order([loaded.document.problem(message, place) for place, message in found])
+    return _sums(loaded.recipe.name, dry)
+
+
+def _sums(name: str, dry: DryRun) -> Plan:
+    return Plan(
+        name=name,
+        duration=dry.duration,
+        actions=len(dry.moments),
+        frames=dry.frames,
+        darks=dry.darks,
+        dose=dry.dose,
+        disk_bytes=dry.disk_bytes,
+        maximum_temperature=dry.maximum_temperature,
+        maximum_pressure=dry.maximum_pressure,
+        timeline=tuple(timeline(dry.moments)),
+        notes=tuple(dict.fromkeys(notes(dry))),
+    )
+
+
+def check_file(path: Path, instrument: Instrument) -> tuple[LoadedRecipe, Plan]:
+    """Read a recipe and play it dry; what cannot be read does not hide which readable setpoints are out of limits.
+
+    Raises
+    ------
+    InputError, DocumentError
+        As :func:`acquisition.recipe.load_recipe` and :func:`check`.
+    """
+    try:
+        loaded = load_recipe(path)
+    except DocumentError as error:
+        raise in_order([*error.problems, *_limits_of_readable_parts(path, instrument)]) from None
+    return loaded, check(loaded, instrument)
+
+
+def _limits_of_readable_parts(path: Path, instrument: Instrument) -> Iterator[Problem]:
+    try:
+        source = document.read(path)
+    except DocumentError:
+        return
+    written = source.data if isinstance(source.data, dict) else {}
+    limits = source.collect(LimitsText, ("limits",))[0] if "limits" in written else None
+    checks = SetpointLimits(instrument, limits)
+    found: list[tuple[Address, str]] = []
+    if "imaging" in written:
+        imaging = source.collect(ImagingText, ("imaging",))[0]
+        found += checks.imaging(imaging, ("imaging",)) if imaging is not None else ()
+    for address, keys in written_steps(source):
+        step = source.collect(Step, address)[0] if "steps" not in keys else None
+        found += checks.step(step, address) if step is not None else ()
+    for place, message in found:
+        yield source.problem(message, place)

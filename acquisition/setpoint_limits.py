@@ -1,0 +1,128 @@
+"""What of a recipe lies beyond the instrument's limits, or the recipe's own: each setpoint by itself."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from acquisition.imaging import ImagingChange, ImagingText, LimitsText
+from acquisition.recipe import Recipe
+from acquisition.steps import RampText, Step
+from drivers.contract import Instrument, Parameter
+from drivers.document import Address
+from drivers.errors import InputError, LimitError
+from drivers.units import Q, format_quantity, quantity, si
+
+Finding: TypeAlias = tuple[Address, str]
+"""Where something is wrong, and what."""
+
+
+class SetpointLimits:
+    """Checks what a recipe asks for against what the instrument takes.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    limits : LimitsText or None
+        The recipe's own.
+    """
+
+    def __init__(self, instrument: Instrument, limits: LimitsText | None) -> None:
+        self._instrument = instrument
+        self._limits = limits or LimitsText()
+        self._settable = {
+            name: channel for name, channel in instrument.channels().items() if isinstance(channel, Parameter)
+        }
+        self._verbs = _verbs_that_set(instrument)
+
+    def recipe(self, recipe: Recipe) -> Iterator[Finding]:
+        """Yield what is wrong in the whole recipe."""
+        if recipe.imaging is not None:
+            yield from self.imaging(recipe.imaging, ("imaging",))
+        for address, step in recipe.walk():
+            yield from self.step(step, address)
+
+    def imaging(self, imaging: ImagingText | ImagingChange, at: Address) -> Iterator[Finding]:
+        """Yield what the column does not take."""
+        column = self._instrument.column
+        if imaging.beam_energy is not None:
+            yield from _beyond(column.beam_energy, imaging.beam_energy, (*at, "beam_energy"))
+        if imaging.probe_current is not None:
+            yield from _beyond(column.probe_current, imaging.probe_current, (*at, "probe_current"))
+
+    def step(self, step: Step, at: Address) -> Iterator[Finding]:
+        """Yield what is wrong in one step, those inside it left out."""
+        if step.imaging is not None:
+            yield from self.imaging(step.imaging, (*at, "imaging"))
+        if step.gas is not None:
+            yield from self._flows(step.gas, (*at, "gas"))
+        if step.purge is not None:
+            yield from self._flows(step.purge.flows, (*at, "purge"), purge=True)
+        if step.ramp is not None:
+            yield from self._ramp(step.ramp, (*at, "ramp"))
+        for name, value in (step.settings or {}).items():
+            yield from self._setting(name, value, (*at, "set", name))
+
+    def _ramp(self, ramp: RampText, at: Address) -> Iterator[Finding]:
+        heater, highest = self._instrument.heater, self._limits.heater
+        yield from _beyond(heater.temperature, ramp.heater, (*at, "heater"))
+        yield from _beyond(heater.rate, ramp.rate, (*at, "rate"))
+        if highest is not None and si(ramp.heater) > si(highest) + 1e-9:
+            message = f"{format_quantity(ramp.heater)} is above the recipe's own limit of {format_quantity(highest)}"
+            yield (*at, "heater"), f"{message} (limits.heater); lower the target, or raise the limit"
+
+    def _flows(self, flows: Mapping[str, Q], at: Address, *, purge: bool = False) -> Iterator[Finding]:
+        gases = self._instrument.gases
+        for species, flow in flows.items():
+            line = gases.get(species)
+            if line is None:
+                yield (*at, species), f"this instrument has no gas {species!r}{_instead(species, sorted(gases))}"
+                continue
+            if purge and line.reactive:
+                inert = ", ".join(name for name, other in sorted(gases.items()) if not other.reactive)
+                yield (*at, species), f"{species} reacts, and cannot purge; choose {inert or 'an inert gas'}"
+            yield from _beyond(line.flow, flow, (*at, species))
+
+    def _setting(self, name: str, value: Q, at: Address) -> Iterator[Finding]:
+        verb = self._verbs.get(name)
+        if verb is not None:
+            yield at, f"{name} belongs to {verb}, whose rules set would pass by; write it with {verb}"
+        elif name not in self._settable:
+            others = sorted(self._settable.keys() - self._verbs.keys())
+            yield at, f"this instrument has no parameter {name!r}{_instead(name, others)}"
+        else:
+            yield from _beyond(self._settable[name], value, at)
+
+
+def _verbs_that_set(instrument: Instrument) -> dict[str, str]:
+    """Return the parameters that have a verb of their own, with it."""
+    heater, column = instrument.heater, instrument.column
+    verbs = {heater.temperature.name: "ramp", heater.rate.name: "ramp"}
+    verbs |= {column.beam_energy.name: "imaging", column.probe_current.name: "imaging"}
+    return verbs | {line.flow.name: "gas" for line in instrument.gases.values()}
+
+
+def _beyond(parameter: Parameter, value: Q, at: Address) -> Iterator[Finding]:
+    try:
+        parameter.check(value)
+    except LimitError as error:
+        yield at, f"{error.message} ({parameter.name}); write {_range(parameter)}"
+    except InputError as error:
+        yield at, f"{error.message} ({parameter.name})"
+
+
+def _range(parameter: Parameter) -> str:
+    low, high = (
+        format_quantity(quantity(limit, parameter.unit)) for limit in (parameter.limits.low, parameter.limits.high)
+    )
+    if math.isinf(parameter.limits.low):
+        return f"{high} at most"
+    return f"{low} at least" if math.isinf(parameter.limits.high) else f"a value from {low} to {high}"
+
+
+def _instead(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1) or [other for other in known if other.lower() == name.lower()]
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint or ';'} it has {', '.join(known) or 'none'}"

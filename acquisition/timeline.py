@@ -1,0 +1,126 @@
+"""A run in words: what fills its time, and what a person should know before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from acquisition.actions import Acquire, Action, BeginSeries, Configure, Dark, Hold, Imaging, Note, Ramp, Set, SetGas
+from acquisition.dry_run import DryRun
+from acquisition.gas_rules import is_reactive
+from acquisition.timing import Moment
+from drivers.units import Q, format_quantity, si
+
+GLOW = 50.0
+"""Change of the heater (K) after which dark frames are taken anew: a hot stage glows into the diode."""
+
+
+class Entry(NamedTuple):
+    """A stretch of the run: start and duration in s, and the action that fills it."""
+
+    start: float
+    duration: float
+    address: str
+    label: str
+
+
+def timeline(moments: Iterable[Moment]) -> Iterator[Entry]:
+    """Yield a stretch for each action, in its order; some take no time."""
+    count = 0
+    for moment in moments:
+        action = moment.action
+        if isinstance(action, BeginSeries):
+            count = action.count
+        of = f" of {count}" if isinstance(action, Acquire) and action.group is not None else ""
+        yield Entry(moment.start, moment.duration, action.address, label(action) + of)
+
+
+def label(action: Action) -> str:
+    """Return what an action does, in a few words.
+
+    >>> label(Ramp(address="steps[1].ramp", target="800 degC", rate="20 K/min"))
+    'ramp to 800 degC at 20 K/min'
+    """
+    match action:
+        case Configure():
+            return _imaging(action.imaging)
+        case SetGas():
+            return mixture(action.flows)
+        case Ramp():
+            return f"ramp to {format_quantity(action.target)} at {format_quantity(action.rate)}"
+        case Hold():
+            return f"hold for {format_quantity(action.duration)}"
+        case Dark():
+            return f"{action.frames} dark frame{'s' if action.frames > 1 else ''}"
+        case BeginSeries():
+            return f"series of {action.count} frames, one every {format_quantity(action.every)}"
+        case Acquire():
+            return f"frame {action.number + 1}"
+        case Set():
+            return f"set {action.parameter} to {format_quantity(action.value)}"
+        case Note():
+            return action.text
+
+
+def mixture(flows: Mapping[str, Q]) -> str:
+    """Return a mixture in words: ``H2 10 sccm``; ``no gas`` for none."""
+    parts = [f"{species} {format_quantity(flow)}" for species, flow in flows.items() if flow.magnitude > 0]
+    return ", ".join(parts) or "no gas"
+
+
+def _imaging(imaging: Imaging) -> str:
+    beam = f"{format_quantity(imaging.beam_energy)}, {format_quantity(imaging.probe_current)}"
+    raster = f"{imaging.rows} × {imaging.columns} over {format_quantity(imaging.field_of_view)}"
+    return f"{beam}, {raster}, {format_quantity(imaging.dwell_time)} a pixel"
+
+
+def notes(run: DryRun) -> Iterator[str]:
+    """Yield what refuses nothing, but should be known; some sentences come more than once."""
+    if run.limits.pressure is not None and run.chamber is None:
+        yield (
+            "the pressure cannot be foretold, because the instrument's file names no pumping speed; the limit is "
+            "watched during the run"
+        )
+    yield from _stops(run.moments)
+    yield from _darks(run.moments)
+    yield from _end(run)
+
+
+def _stops(moments: Iterable[Moment]) -> Iterator[str]:
+    for moment in moments:
+        if isinstance(moment.action, BeginSeries) and moment.action.stop_when is not None:
+            stop = moment.action.stop_when
+            name = moment.action.name or moment.action.address
+            yield f"{name} may end early: when {stop.figure} is {stop.comparison} {format_quantity(stop.threshold)}"
+
+
+def _darks(moments: Iterable[Moment]) -> Iterator[str]:
+    """Yield where frames are taken with offsets that nothing measured, or that glow has changed since."""
+    measured: float | None = None
+    told = False
+    for moment in moments:
+        if isinstance(moment.action, Dark):
+            measured, told = moment.temperature, False
+        elif isinstance(moment.action, Acquire) and not told:
+            where = moment.action.group or moment.action.address
+            if measured is None:
+                told = True
+                yield f"{where}: no dark frames before; each segment's offset has to be estimated from the image"
+            elif abs(moment.temperature - measured) > GLOW:
+                told = True
+                yield (
+                    f"{where}: the last dark frames were taken at {measured:.0f} K, the frames are at "
+                    f"{moment.temperature:.0f} K; a hot stage glows, so take dark frames anew"
+                )
+
+
+def _end(run: DryRun) -> Iterator[str]:
+    if not run.moments:
+        return
+    temperature = run.moments[-1].temperature
+    if temperature > run.instrument.heater.idle + GLOW:
+        yield f"the recipe ends at {temperature:.0f} K; the cleanup sends the heater down"
+    last = next((m.action.flows for m in reversed(run.moments) if isinstance(m.action, SetGas)), {})
+    open_gases = [name for name, flow in last.items() if si(flow) > 0 and is_reactive(name, run.instrument.gases)]
+    if open_gases:
+        yield f"the recipe ends with {', '.join(open_gases)} flowing; the cleanup closes it"
