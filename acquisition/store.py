@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import logging
 import os
 import re
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition import frame_record
+from acquisition.tiff import Buffer, tiff
 from drivers.errors import DiskFull, InputError, StoreError
 from drivers.frame import Frame
 
@@ -122,16 +122,15 @@ class Store:
         if number < 0:
             raise InputError(f"expected a frame number of 0 or more; got {number}")
         path = self.folder(run_id) / "frames" / f"{number:06d}.ome.tif"
-        with encoded(frame, self.compression) as content:
-            digest = self._hasher.submit(_sha256, content)
-            try:
-                _make_folder(path.parent)
-                _write_whole(path, content)
-            except OSError as error:
-                _refuse(error, path, len(content))
-            finally:
-                checksum = digest.result()
-            return StoredFrame(path.relative_to(self.root), checksum, len(content))
+        pieces = encoded(frame, self.compression)
+        size = sum(len(piece) for piece in pieces)
+        digest = self._hasher.submit(_sha256, pieces)
+        try:
+            _make_folder(path.parent)
+            _write_whole(path, pieces)
+        except OSError as error:
+            _refuse(error, path, size)
+        return StoredFrame(path.relative_to(self.root), digest.result(), size)
 
     def numbers(self, run_id: str) -> list[int]:
         """Return the numbers of the frames that lie in a run's folder, ascending."""
@@ -212,36 +211,19 @@ def _counts(images: list[NDArray[Any]]) -> NDArray[np.uint16]:
     return counts
 
 
-@contextlib.contextmanager
-def encoded(frame: Frame, compression: str | None = None) -> Iterator[memoryview]:
-    """Give the bytes of a frame's OME-TIFF.
+def encoded(frame: Frame, compression: Literal["zlib"] | None = None) -> list[Buffer]:
+    """Return the bytes of a frame's OME-TIFF, in pieces.
 
     X and Y resolution stand in the TIFF tags as well as in the OME-XML, because not every program reads the latter.
     """
-    import tifffile
-
-    per_centimetre = 0.01 / frame.beam.pixel_size
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer, ome=False) as writer:
-        writer.write(
-            frame.counts,
-            photometric="minisblack",
-            compression=compression,
-            resolution=(per_centimetre, per_centimetre),
-            resolutionunit="CENTIMETER",
-            description=frame_record.encode(frame),
-            metadata=None,
-            software="Rilievo",
-        )
-    view = buffer.getbuffer()
-    try:
-        yield view
-    finally:
-        view.release()
+    return tiff(frame.counts, frame.beam.pixel_size, frame_record.encode(frame), "Rilievo", compression)
 
 
-def _sha256(content: memoryview) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _sha256(pieces: list[Buffer]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _make_folder(folder: Path) -> None:
@@ -253,14 +235,34 @@ def _make_folder(folder: Path) -> None:
     _sync_folder(folder.parent)
 
 
-def _write_whole(path: Path, content: memoryview) -> None:
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the room on the disk first: a full disk is told before a byte is written, and the write is twice as fast."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        # A file system that cannot reserve (some on the network) takes the bytes as they come.
+
+
+def _write_all(descriptor: int, pieces: list[Buffer]) -> None:
+    """Write the pieces one after the other without copying them, however few bytes the system takes at once."""
+    left = [memoryview(piece) for piece in pieces]
+    while left:
+        written = os.writev(descriptor, left)
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if left:
+            left[0] = left[0][written:]
+
+
+def _write_whole(path: Path, pieces: list[Buffer]) -> None:
     """Write a file that is there whole, or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with part.open("wb", buffering=0) as file:
-            written = 0
-            while written < len(content):
-                written += file.write(content[written:])
+            _reserve(file.fileno(), sum(len(piece) for piece in pieces))
+            _write_all(file.fileno(), pieces)
             os.fsync(file.fileno())
         _set_aside(path)
         part.rename(path)
