@@ -1,9 +1,7 @@
-"""Monte Carlo transport of electrons through a relief: the truth that everything else is measured against.
+"""Monte Carlo transport of electrons: what a plane sample sends back, and what all runs share.
 
-Single elastic scattering with continuous loss (:mod:`simulators.materials`) through a height map with composition
-(:mod:`simulators.transport`), exits tested against the real segments of a :class:`drivers.geometry.DetectorGeometry`.
-
-Lengths in m, energies in J, angles in rad; signals in keV of the diode's response for a beam of N electrons.
+Single elastic scattering with continuous loss (:mod:`simulators.materials`, :mod:`simulators.transport`). Frames of a
+relief are in :mod:`simulators.scanning`. Lengths in m, energies in J, angles in rad.
 Results are the same, bit for bit, for a seed, whatever the number of threads.
 """
 
@@ -12,17 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drivers.errors import InputError, RilievoError
-from drivers.geometry import DetectorGeometry
 from drivers.sample import HeightMap
 from drivers.units import KEV
 from simulators.materials import ElasticLaw, Material, electron_range
-from simulators.scene import REACH, Beam, Stage, Surface, build_diode, build_gun, build_scene
+from simulators.scene import REACH, Beam, Stage, Surface, build_gun, build_scene
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -202,180 +198,3 @@ def backscatter(
             progress(sent / electrons)
     mean = sum_energy / total * KEV if total else 0.0
     return Backscatter(electrons, total, electrons - total, mean, polar, azimuth, energies)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SegmentTally:
-    """What each segment got from each pixel.
-
-    Attributes
-    ----------
-    electrons : int
-        Sent to each pixel.
-    counts : (S, H, W) int array
-        Electrons that met the segment.
-    signals, squares : (S, H, W) float arrays, keV and keV²
-        Σ max(E − threshold, 0) over those electrons, and Σ of its square.
-    backscattered, absorbed : (H, W) int arrays
-        Add up to ``electrons``.
-    energy : (H, W) float array, keV
-        Sum over the backscattered.
-    """
-
-    electrons: int
-    counts: Counts
-    signals: Floats
-    squares: Floats
-    backscattered: Counts
-    absorbed: Counts
-    energy: Floats
-
-    @property
-    def signal(self) -> Floats:
-        """Diode signal in keV per beam electron. Shape (S, H, W)."""
-        return self.signals / self.electrons
-
-    @property
-    def error(self) -> Floats:
-        """Standard error of :attr:`signal`, keV per beam electron. Shape (S, H, W)."""
-        mean = self.signals / self.electrons
-        return np.asarray(np.sqrt(np.maximum(self.squares / self.electrons - mean**2, 0.0) / self.electrons))
-
-
-def grid_points(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return u, v of every pixel's centre, row by row. Shape (H·W, 2)."""
-    rows, columns = np.indices(shape)
-    return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float32)
-
-
-def blocks(pixels: int, electrons: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
-    """Cut pixels × electrons into pieces of about ``most``: (which pixels, how many electrons each)."""
-    width = min(pixels, max(64, most // electrons))
-    for first in range(0, pixels, width):
-        piece = slice(first, min(first + width, pixels))
-        left = electrons
-        while left:
-            now = min(left, max(1, most // width))
-            left -= now
-            yield piece, now
-
-
-def tally_frame(
-    surface: Surface,
-    beam: Beam,
-    detector: DetectorGeometry,
-    electrons: int,
-    seed: int = 0,
-    stage: Stage | None = None,
-    law: ElasticLaw = "browning",
-    progress: Progress | None = None,
-) -> SegmentTally:
-    """Scan the beam over every pixel of a surface and add up what the detector's segments get.
-
-    Parameters
-    ----------
-    surface : Surface
-    beam : Beam
-    detector : DetectorGeometry
-        Its working distance, offset, rotation and threshold count, and so does each exit's own position.
-    electrons : int
-        To each pixel. Memory does not grow with it.
-    seed : int
-        Pixel p's generator depends on the seed and p alone.
-    stage : Stage, optional
-    law : {"browning", "rutherford"}
-    progress : callable, optional
-
-    Raises
-    ------
-    InputError
-    """
-    from numba import parallel_chunksize
-
-    from simulators.kernels import tally
-
-    check_electrons(electrons)
-    stage = stage or Stage()
-    shape, pixels = surface.height.shape, surface.height.z.size
-    scene, gun = build_scene(surface, beam, law), build_gun(beam, stage, surface.height.pixel_size)
-    diode = build_diode(detector, stage, surface.height)
-    points, (states, streams) = grid_points(shape), seeds(seed, pixels)
-    count = len(detector.segments)
-    fates, energy = np.zeros((pixels, 2), dtype=np.int64), np.zeros(pixels)
-    counts = np.zeros((pixels, count), dtype=np.int64)
-    signals, squares = np.zeros((pixels, count)), np.zeros((pixels, count))
-    done = 0
-    for piece, now in blocks(pixels, electrons):
-        # Small pieces of the loop keep threads busy where some pixels cost more than others.
-        with parallel_chunksize(8):
-            tally(
-                scene,
-                gun,
-                diode,
-                points[piece],
-                states[piece],
-                streams[piece],
-                now,
-                fates[piece],
-                energy[piece],
-                counts[piece],
-                signals[piece],
-                squares[piece],
-            )
-        done += (piece.stop - piece.start) * now
-        if progress is not None:
-            progress(done / (pixels * electrons))
-
-    def images(values: Any) -> Any:
-        return np.ascontiguousarray(values.T).reshape(-1, *shape)
-
-    return SegmentTally(
-        electrons,
-        images(counts),
-        images(signals),
-        images(squares),
-        fates[:, 1].reshape(shape).copy(),
-        fates[:, 0].reshape(shape).copy(),
-        energy.reshape(shape),
-    )
-
-
-def frame_exits(
-    surface: Surface,
-    beam: Beam,
-    electrons: int,
-    seed: int = 0,
-    stage: Stage | None = None,
-    law: ElasticLaw = "browning",
-    most: int = BATCH,
-) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
-    """Scan the beam over a surface and keep every exit, some pixels at a time.
-
-    Yields
-    ------
-    slice
-        Of the pixels, counted row by row.
-    (n,) int array
-        Exits of each of them.
-    (sum, 6) float32 array
-        Their exits one after the other: direction (x, y, z in the microscope's axes), energy (keV), x, y from the point
-        aimed at (m, in the sample's plane).
-    """
-    from simulators.kernels import keep
-
-    check_electrons(electrons)
-    stage = stage or Stage()
-    pixel, pixels = surface.height.pixel_size, surface.height.z.size
-    scene, gun = build_scene(surface, beam, law), build_gun(beam, stage, pixel)
-    points, (states, streams) = grid_points(surface.height.shape), seeds(seed, pixels)
-    turn = stage.to_microscope().astype(np.float32)
-    width = min(pixels, max(1, most // electrons))
-    found, exits = np.zeros(width, dtype=np.int64), np.empty((width, electrons, 6), dtype=np.float32)
-    for first in range(0, pixels, width):
-        piece = slice(first, min(first + width, pixels))
-        size = piece.stop - piece.start
-        keep(scene, gun, points[piece], states[piece], streams[piece], electrons, found[:size], exits[:size])
-        kept = exits[:size][np.arange(electrons) < found[:size, None]]
-        kept[:, :3] = kept[:, :3] @ turn.T
-        kept[:, 4:] *= pixel
-        yield piece, found[:size].copy(), kept
