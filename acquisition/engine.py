@@ -55,7 +55,8 @@ class Progress:
     action: int = 0
     actions: int = 0
     address: str = ""
-    label: str = ""
+    name: str = ""
+    since: datetime | None = None
     frames: int = 0
     left_out: int = 0
     heights: int = 0
@@ -487,9 +488,9 @@ class Engine:
         self._tell(level, "state", f"{state}: {reason}" if reason else str(state))
 
     def _show(self, action: Action) -> None:
-        label = action.name or action.address
+        now = self._clock.now()
         self.progress = replace(
-            self.progress, action=self._index, address=action.address, label=label, now=self._clock.now()
+            self.progress, action=self._index, address=action.address, name=action.name, since=now, now=now
         )
 
     def _tell(self, level: str, kind: str, message: str, data: Mapping[str, Any] | None = None) -> None:

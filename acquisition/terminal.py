@@ -149,8 +149,9 @@ def follow(night: Night, plan: Plan, began: datetime, stop_asked: Callable[[], s
         Returns a reason once somebody wants the run to end, else None.
     """
     out = console(sys.stderr)
+    labels = {entry.address: entry.label for entry in plan.timeline}
     if not out.is_terminal:
-        _follow_plainly(night, out, stop_asked)
+        _follow_plainly(night, labels, out, stop_asked)
         return
     columns = (
         SpinnerColumn(),
@@ -168,28 +169,33 @@ def follow(night: Night, plan: Plan, began: datetime, stop_asked: Callable[[], s
             bar.update(
                 task,
                 completed=done,
-                description=_describe(progress),
+                description=_describe(progress, labels),
                 left=f"{duration_text(planned - done)} of the night left" if done < planned else "later than planned",
             )
             _pass_on(stop_asked, night)
 
 
-def _describe(progress: RunProgress) -> str:
-    label = progress.label or "starting"
+def _label(progress: RunProgress, labels: Mapping[str, str]) -> str:
+    said = labels.get(progress.address, progress.address)
+    return f"{progress.name}: {said}" if progress.name else said
+
+
+def _describe(progress: RunProgress, labels: Mapping[str, str]) -> str:
     place = f"{progress.action + 1}/{progress.actions}"
-    return f"{place} {label}"[:44].ljust(44)
+    return f"{place} {_label(progress, labels)}"[:44].ljust(44)
 
 
-def _follow_plainly(night: Night, out: Console, stop_asked: Callable[[], str | None]) -> None:
+def _follow_plainly(
+    night: Night, labels: Mapping[str, str], out: Console, stop_asked: Callable[[], str | None]
+) -> None:
     """Print a line for each step, where no terminal can redraw one."""
     shown = ""
     while True:
-        ended = night.wait(0.1)
+        ended = night.wait(0.05)
         progress = night.engine.progress
-        step = progress.address.split(".series[")[0].split(".frames[")[0]
-        if step and step != shown:
-            shown = step
-            out.print(Text(f"{time_text(progress.now)}  {step}  {progress.label}".rstrip()))
+        if progress.address != shown and "series[" not in progress.address:
+            shown = progress.address
+            out.print(Text(f"{time_text(progress.since)}  {_label(progress, labels)}".rstrip()))
         if ended:
             return
         _pass_on(stop_asked, night)
@@ -219,6 +225,30 @@ def track(what: str, total: int, steps: Iterable[object]) -> int:
             count += 1
             bar.advance(task)
     return count
+
+
+def show_plan(instrument: str, plan: Plan) -> None:
+    """Print what a recipe would do."""
+    out = console()
+    out.print(Text.assemble((plan.name, "bold"), f"  on {instrument}: ", ("can be played", "green")))
+    facts = [
+        ("lasts", duration_text(plan.duration)),
+        ("frames", f"{plan.frames}, and {plan.darks} dark"),
+        ("dose", f"{plan.dose / 1e3:.3g} kC/m² ({plan.dose / 1.602176634e-19 * 1e-18:.3g} electrons/nm²)"),
+        ("disk", bytes_text(plan.disk_bytes)),
+        ("hottest", f"{plan.maximum_temperature - 273.15:.0f} °C"),
+    ]
+    if plan.maximum_pressure is not None:
+        facts.append(("pressure", f"up to {plan.maximum_pressure:.3g} Pa"))
+    out.print(table(("", ""), [(Text(name, style="dim"), value) for name, value in facts]))
+    rows = [
+        (duration_text(entry.start), duration_text(entry.duration), entry.label)
+        for entry in plan.timeline
+        if "series[" not in entry.address
+    ]
+    out.print(table(("at", "for", "step"), rows, right=("at", "for")))
+    for note in plan.notes:
+        out.print(Text(f"note: {note}", style="yellow"))
 
 
 def show_runs(runs: Sequence[Run]) -> None:
