@@ -54,7 +54,7 @@ def locate(target: str | Path) -> URL:
         return URL.create("sqlite", database=str(Path(target).expanduser()))
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise DatabaseError("this is not a database URL; write a file's path, or postgresql://user@host/name") from None
     kind = url.get_backend_name()
     if kind in ("postgresql", "postgres"):
