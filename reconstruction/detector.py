@@ -111,6 +111,8 @@ class SegmentLaw:
         Share of all emission that the live segments catch from a flat surface.
     weights : (2, L) array
         c, from ratios to (u, v).
+    response : (L, 2) array
+        J, ∂w/∂(p, q) at zero slope.
     shift : (2, 2) array, 1/m
         ∂(u, v)/∂(x, y) of the pixel's place, at zero slope.
     extent : float
@@ -127,6 +129,7 @@ class SegmentLaw:
     flat: Floats
     collected: float
     weights: Floats
+    response: Floats
     shift: Floats
     extent: float
     table: NDArray[np.float32]
@@ -214,7 +217,7 @@ def _segment_law(geometry: DetectorGeometry, law: EmissionLaw, live: tuple[int, 
         raise InputError(
             f"three live segments that look from different sides are needed to tell a slope; there are: {names}"
         )
-    weights = np.linalg.solve(curvature, (jacobian / flat[:, None]).T)
+    weights = np.asarray(np.linalg.solve(curvature, (jacobian / flat[:, None]).T), dtype=np.float64)
     slopes = np.linspace(-STEEPEST, STEEPEST, _FORWARD_NODES)
     q, p = np.meshgrid(slopes, slopes, indexing="ij")
     signals = segment_signals(geometry, law, p.ravel(), q.ravel())[list(live)]
@@ -224,8 +227,18 @@ def _segment_law(geometry: DetectorGeometry, law: EmissionLaw, live: tuple[int, 
     extent, table = _inverse(slopes, uv.reshape(2, *p.shape), (total / collected).reshape(p.shape))
     # What is orthogonal to the sum and to both slopes, with unit length.
     checks = np.linalg.svd(np.column_stack([jacobian, np.ones(len(live))]).T)[2][3:]
-    correction = _correction(extent, table)
-    return SegmentLaw(live, flat, collected, weights, np.asarray(weights @ shift), extent, table, correction, checks)
+    return SegmentLaw(
+        live,
+        flat,
+        collected,
+        weights,
+        response=jacobian,
+        shift=np.asarray(weights @ shift, dtype=np.float64),
+        extent=extent,
+        table=table,
+        correction=_correction(extent, table),
+        checks=np.asarray(checks, dtype=np.float64),
+    )
 
 
 def _correction(extent: float, table: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -219,10 +219,10 @@ def _usable(counts: NDArray[np.uint16], saturation: int, path: Path) -> None:
 
 def _scan_rows(counts: NDArray[np.uint16], metadata: Metadata) -> int:
     """Return how many rows belong to the scan."""
-    rows = counts.shape[0]
+    rows = int(counts.shape[0])
     if metadata.image_rows is not None and 0 < metadata.image_rows <= rows:
         return metadata.image_rows
-    return rows - bar_height(counts)
+    return int(rows - bar_height(counts))
 
 
 def bar_height(counts: NDArray[np.uint16]) -> int:
