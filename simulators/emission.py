@@ -6,7 +6,6 @@ segments by quadrature, once for each geometry, on a grid of surface normals fro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +26,7 @@ NODES = 97
 
 
 class EmissionLaw(Hashable, Protocol):
-    """How copper radiates backscattered electrons at one beam energy."""
+    """How a material radiates backscattered electrons at one beam energy; Monte Carlo made :mod:`simulators.tables`."""
 
     def radiance(self, tilt: Floats, directions: Floats, threshold: float) -> Floats:
         """Return the energy above the diode's threshold that leaves the surface.
@@ -48,66 +47,6 @@ class EmissionLaw(Hashable, Protocol):
 
     def deposit(self, threshold: float) -> tuple[float, float]:
         """Return mean and mean square of the energy above ``threshold`` (keV) of electrons from a flat surface."""
-
-
-@dataclass(frozen=True)
-class TextbookLaw:
-    """Arnal's coefficient, the cosine law and a forward lobe that grows with the tilt.
-
-    η(θ) = (1 + cosθ)^(−9/√Z) (F. Arnal, P. Verdier, P.-D. Vincensini, C. R. Acad. Sci. 268 B (1969) 1526). The lobe
-    is cosⁿ about the mirrored beam and takes the share f = ½ sin²θ. Energies follow a beta density in E/E0 whose
-    mean rises with the tilt, from 0.69 for copper (L. Reimer, *Scanning Electron Microscopy*, 1998, ch. 4).
-
-    Attributes
-    ----------
-    energy : float, keV
-    number : float
-        Mean atomic number.
-    """
-
-    energy: float
-    number: float = 29.0
-    lobe_power: float = 3.0
-    mean_energy: float = 0.69
-    concentration: float = 5.0
-
-    def coefficient(self, tilt: Floats) -> Floats:
-        """Return η at a tilt (rad)."""
-        return np.asarray((1.0 + np.cos(tilt)) ** (-9.0 / math.sqrt(self.number)))
-
-    def radiance(self, tilt: Floats, directions: Floats, threshold: float) -> Floats:
-        """Return the energy above ``threshold`` radiated into ``directions``; see :class:`EmissionLaw`."""
-        sine, cosine = np.sin(tilt), np.cos(tilt)
-        upward = sine * directions[..., 0] + cosine * directions[..., 2]
-        mirrored = 2.0 * cosine * upward - directions[..., 2]  # of the beam's (0, 0, 1) about the normal
-        lobe = np.clip(mirrored, 0.0, None) ** self.lobe_power * (upward > 0)
-        share = 0.5 * sine**2
-        # The lobe is cut off by the surface; half of it at grazing incidence, nothing at normal.
-        norm = (self.lobe_power + 1.0) / (2.0 * math.pi) / (1.0 - 0.5 * sine**4)
-        angular = (1.0 - share) * np.clip(upward, 0.0, None) / math.pi + share * norm * lobe
-        mean = self.mean_energy + 0.12 * (1.0 - cosine)
-        return np.asarray(self.coefficient(tilt) * angular * self._above(mean, threshold))
-
-    def deposit(self, threshold: float) -> tuple[float, float]:
-        """Return mean and mean square of the deposited energy, keV and keV²."""
-        share, weights = self._density(self.mean_energy)
-        above = np.clip(share * self.energy - threshold, 0.0, None)
-        return float(weights @ above), float(weights @ above**2)
-
-    def _above(self, mean: Floats, threshold: float) -> Floats:
-        knots = np.linspace(self.mean_energy, self.mean_energy + 0.12, 9)
-        values = []
-        for knot in knots:
-            share, weights = self._density(float(knot))
-            values.append(float(weights @ np.clip(share * self.energy - threshold, 0.0, None)))
-        return np.interp(mean, knots, values)
-
-    def _density(self, mean: float) -> tuple[Floats, Floats]:
-        share = (np.arange(200) + 0.5) / 200
-        density = share ** (mean * self.concentration - 1.0) * (1.0 - share) ** (
-            (1.0 - mean) * self.concentration - 1.0
-        )
-        return share, density / density.sum()
 
 
 @dataclass(frozen=True)

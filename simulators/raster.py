@@ -14,10 +14,11 @@ from drivers.contract import Scan, ScanTiming
 from drivers.errors import DeviceError
 from drivers.geometry import DetectorGeometry
 from drivers.units import ELEMENTARY_CHARGE, KEV
-from simulators.emission import EmissionLaw, TextbookLaw
+from simulators.emission import collect
 from simulators.materials import electron_range, material
 from simulators.optics import Beam
-from simulators.rendering import Optics, Renderer
+from simulators.rendering import Layers, Optics, Renderer
+from simulators.tables import EmissionTables
 from simulators.world import World
 
 Floats = NDArray[np.float64]
@@ -25,9 +26,18 @@ Floats = NDArray[np.float64]
 
 @lru_cache(maxsize=16)
 def renderer(energy: float, geometry: DetectorGeometry) -> Renderer:
-    """Return the renderer of copper at a beam energy (J)."""
-    law: EmissionLaw = TextbookLaw(energy / KEV)
-    return Renderer(law, geometry, electron_range(material("Cu"), energy))
+    """Return the renderer of copper and its oxide at a beam energy (J).
+
+    Raises
+    ------
+    InputError
+        For an energy that the emission tables do not hold.
+    """
+    tables = EmissionTables.load()
+    copper, oxide = (tables.law(name, energy) for name in ("Cu", "Cu2O"))
+    level = np.zeros(1)
+    ratio = collect(oxide, geometry, level, level).sum() / collect(copper, geometry, level, level).sum()
+    return Renderer(copper, geometry, electron_range(material("Cu"), energy), float(ratio))
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,9 @@ class TwinScanner:
             assert beam is not None and diode is not None  # noqa: S101, PT018  built before the scanner
             number, world.frames = world.frames, world.frames + 1
             temperature, current = world.furnace.sensor, beam.current.at(end) * (1.0 + world.emission.value)
-            view = renderer(beam.energy.at(end), diode.geometry.at(round(world.working_distance(end), 5)))
+            view = renderer(
+                round(beam.energy.at(end) / KEV, 2) * KEV, diode.geometry.at(round(world.working_distance(end), 5))
+            )
             optics = self._optics(beam, begun, end, number)
             margin = view.margin(scan.pixel_size)
             lit = bool(optics.intensity is not None and optics.intensity.any())
@@ -130,7 +142,8 @@ class TwinScanner:
             energy = np.zeros(shape, dtype=np.float32)
         else:
             electrons = current * scan.dwell_time / ELEMENTARY_CHARGE
-            energy = view.render(surface.height, surface.oxide, optics, margin) * np.float32(electrons)
+            layers = Layers(surface.oxide, surface.cover, surface.buried)
+            energy = view.render(surface.height, layers, optics, margin) * np.float32(electrons)
         mean, square = view.law.deposit(diode.geometry.threshold / KEV)
         deposit = square / mean if mean > 0 else 1.0
         return diode.digitise(energy, deposit, scan.dwell_time, temperature, begun.time, number)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simulators.specimen import Grid, Specimen, Surface
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 STEP = 0.5
 """s between the points of the grid."""
@@ -208,7 +209,7 @@ class World:
         centre : (float, float), m, optional
             Of the field on the specimen; where it stands now unless given.
         """
-        from simulators.specimen import Grid, Surface
+        from simulators.specimen import Grid
 
         with self.lock:
             time = self.catch_up()
@@ -216,8 +217,7 @@ class World:
             shape = (scan.rows + 2 * margin, scan.columns + 2 * margin)
             rotation, tilt = self.stage.rotation.at(time), self.stage.tilt.at(time)
             if rotation == 0.0 and tilt == 0.0:
-                found = self.specimen.surface(Grid(place, scan.pixel_size, shape))
-                return Surface(HeightMap(found.height.z, scan.pixel_size), found.oxide, found.grain)
+                return self.specimen.surface(Grid(place, scan.pixel_size, shape))
             side = math.ceil(math.hypot(*shape) / math.cos(tilt)) + 4
             found = self.specimen.surface(Grid(place, scan.pixel_size, (side, side)))
         return turned(found, shape, rotation, tilt)
@@ -240,6 +240,11 @@ def turned(found: Surface, shape: tuple[int, int], rotation: float, tilt: float)
     at = np.stack([side / 2 - 0.5 - (cosine * y - sine * x), cosine * x + sine * y + side / 2 - 0.5])
     z = ndimage.map_coordinates(found.height.z, at, order=1, mode="nearest")
     z = z * math.cos(tilt) + y * (math.sin(tilt) * pixel)
+
+    def resampled(layer: Singles | None) -> Singles | None:
+        return None if layer is None else ndimage.map_coordinates(layer, at, order=1, mode="nearest")
+
     oxide = ndimage.map_coordinates(found.oxide, at, order=1, mode="nearest")
     grain = ndimage.map_coordinates(found.grain, at, order=0, mode="nearest")
-    return Surface(HeightMap(z.astype(np.float32), pixel), oxide, grain)
+    relief = HeightMap(z.astype(np.float32), pixel)
+    return Surface(relief, oxide, grain, resampled(found.cover), resampled(found.buried))
