@@ -42,19 +42,28 @@ class DryRun:
         """How long the run takes, s."""
         return self.moments[-1].end if self.moments else 0.0
 
+    @property
+    def actions(self) -> int:
+        """How many actions the run has, the frames of series included."""
+        in_series = sum(moment.action.count for moment in self.moments if isinstance(moment.action, BeginSeries))
+        return len(self.moments) + in_series
+
     @cached_property
     def taken(self) -> tuple[tuple[Imaging, int, int], ...]:
         """How many frames and dark frames each setting of the imaging is used for, in order."""
         counts: list[tuple[Imaging, int, int]] = []
         for moment in self.moments:
             action, imaging = moment.action, moment.imaging
-            if imaging is None or not isinstance(action, Acquire | Dark):
+            if imaging is None or not isinstance(action, Acquire | BeginSeries | Dark):
                 continue
             if not counts or counts[-1][0] is not imaging:
                 counts.append((imaging, 0, 0))
             _, frames, darks = counts[-1]
-            dark = action.frames if isinstance(action, Dark) else 0
-            counts[-1] = (imaging, frames + (not dark), darks + dark)
+            if isinstance(action, Dark):
+                darks += action.frames
+            else:
+                frames += action.count if isinstance(action, BeginSeries) else 1
+            counts[-1] = (imaging, frames, darks)
         return tuple(counts)
 
     @property

@@ -158,7 +158,7 @@ class GasWatch:
             yield (
                 f"{_mixture(flows)} can burn: {fuel} is {share:.0%} of {fuel} and {oxidiser} (flammable from {low:.0%} "
                 f"to {high:.0%}; inert gas, {inert:.0%} of the mixture, is left out), and {at}; such a mixture is "
-                f"allowed up to {self.rules.flammable_above:g} Pa; let in one after the other, with an inert purge between"
+                f"allowed up to {self.rules.flammable_above:g} Pa; let in one after the other, with a purge between"
             )
 
 

@@ -5,16 +5,17 @@ No clock runs and no device is spoken to: the compiled actions are played agains
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acquisition.actions import Action
 from acquisition.chamber import Chamber, chamber_of
 from acquisition.dry_run import DryRun
 from acquisition.gas_rules import GasRules
 from acquisition.imaging import ImagingText, LimitsText
-from acquisition.recipe import LoadedRecipe, compile_recipe, in_order, load_recipe, written_steps
+from acquisition.recipe import LoadedRecipe, in_order, load_recipe, outline, written_steps
 from acquisition.setpoint_limits import SetpointLimits
 from acquisition.steps import Step
 from acquisition.timeline import Entry, notes, timeline
@@ -45,7 +46,7 @@ class Plan:
     maximum_pressure : float or None, Pa
         None where the instrument does not tell how it is pumped.
     timeline : tuple of Entry
-        What takes time, in its order.
+        What takes time, in its order; a series is one stretch.
     notes : tuple of str
         What a person should know, and nothing refuses.
     """
@@ -118,21 +119,30 @@ def check(
     """
     rules = rules or GasRules.of(instrument)
     chamber = chamber or chamber_of(instrument)
-    moments = tuple(play(compile_recipe(loaded.recipe), timing or Timing.of(instrument)))
+    moments = tuple(play(outline(loaded.recipe), timing or Timing.of(instrument)))
     dry = DryRun(moments, instrument, chamber, loaded.recipe.limits or LimitsText())
     found = list(SetpointLimits(instrument, loaded.recipe.limits).recipe(loaded.recipe))
-    found += [(place_of(action.address), message) for action, message in dry.findings(rules)]
+    found += _first_of_each(dry.findings(rules))
     found += [(("limits", "dose"), message) for message in dry.over_dose()]
     if found:
         raise in_order([loaded.document.problem(message, place) for place, message in found])
     return _sums(loaded.recipe.name, dry)
 
 
+def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address, str]]:
+    """Return each finding with its place in the document, once where a repeat makes it again."""
+    first: dict[tuple[Address, str], str] = {}
+    for action, message in findings:
+        place = place_of(action.address)
+        first.setdefault((place, message.partition(";")[0]), message)
+    return [(place, message) for (place, _), message in first.items()]
+
+
 def _sums(name: str, dry: DryRun) -> Plan:
     return Plan(
         name=name,
         duration=dry.duration,
-        actions=len(dry.moments),
+        actions=dry.actions,
         frames=dry.frames,
         darks=dry.darks,
         dose=dry.dose,

@@ -209,9 +209,24 @@ def compile_recipe(recipe: Recipe) -> tuple[Action, ...]:
     InputError
         For a recipe that :func:`load_recipe` would refuse.
     """
+    return _unrolled(recipe, series=True)
+
+
+def outline(recipe: Recipe) -> tuple[Action, ...]:
+    """Return the same actions as :func:`compile_recipe`, the frames of series left out: enough to plan with.
+
+    Raises
+    ------
+    InputError
+        For a recipe that :func:`load_recipe` would refuse.
+    """
+    return _unrolled(recipe, series=False)
+
+
+def _unrolled(recipe: Recipe, *, series: bool) -> tuple[Action, ...]:
     for address, message in recipe_problems(recipe):
         raise InputError(message, document.format_address(address))
-    return unroll(recipe.steps, recipe.imaging.imaging() if recipe.imaging is not None else None)
+    return unroll(recipe.steps, recipe.imaging.imaging() if recipe.imaging is not None else None, series=series)
 
 
 def ready_made() -> dict[str, Path]:

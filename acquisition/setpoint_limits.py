@@ -124,5 +124,4 @@ def _range(parameter: Parameter) -> str:
 
 def _instead(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1) or [other for other in known if other.lower() == name.lower()]
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint or ';'} it has {', '.join(known) or 'none'}"
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known) or 'none'}"

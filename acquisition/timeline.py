@@ -25,14 +25,9 @@ class Entry(NamedTuple):
 
 
 def timeline(moments: Iterable[Moment]) -> Iterator[Entry]:
-    """Yield a stretch for each action, in its order; some take no time."""
-    count = 0
+    """Yield a stretch for each action, in its order; a series is one stretch, and some actions take no time."""
     for moment in moments:
-        action = moment.action
-        if isinstance(action, BeginSeries):
-            count = action.count
-        of = f" of {count}" if isinstance(action, Acquire) and action.group is not None else ""
-        yield Entry(moment.start, moment.duration, action.address, label(action) + of)
+        yield Entry(moment.start, moment.duration, moment.action.address, label(moment.action))
 
 
 def label(action: Action) -> str:
@@ -101,8 +96,8 @@ def _darks(moments: Iterable[Moment]) -> Iterator[str]:
     for moment in moments:
         if isinstance(moment.action, Dark):
             measured, told = moment.temperature, False
-        elif isinstance(moment.action, Acquire) and not told:
-            where = moment.action.group or moment.action.address
+        elif isinstance(moment.action, Acquire | BeginSeries) and not told:
+            where = moment.action.address
             if measured is None:
                 told = True
                 yield f"{where}: no dark frames before; each segment's offset has to be estimated from the image"

@@ -106,11 +106,12 @@ class Moment:
 
 
 def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
-    """Yield every action at its time.
+    """Yield every action at its time; a series is one stretch, and its frames are not yielded one by one.
 
-    A frame of a series waits for its offset from the series' time zero; one that is late begins at once.
+    Frame n of a series begins n·every after the series did, or as soon as the one before it has ended; the series
+    ends with its last frame.
     """
-    now, series_start, temperature, frame = 0.0, 0.0, timing.start_temperature, 0.0
+    now, temperature, frame = 0.0, timing.start_temperature, 0.0
     imaging: Imaging | None = None
     flows: dict[str, Q] = {}
     for action in actions:
@@ -118,8 +119,10 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
         match action:
             case Acquire():
                 if action.group is not None:
-                    now = max(now, series_start + si(action.offset))
+                    continue
                 duration = frame
+            case BeginSeries():
+                duration = (action.count - 1) * max(si(action.every), frame) + frame
             case Configure():
                 imaging = action.imaging
                 frame = timing.frame(imaging)
@@ -133,8 +136,6 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
                 duration = si(action.duration)
             case Dark():
                 duration = action.frames * frame
-            case BeginSeries():
-                series_start = now
             case _:
                 pass
         yield Moment(action, now, duration, temperature, imaging)

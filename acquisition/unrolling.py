@@ -21,12 +21,24 @@ from acquisition.actions import (
 )
 from acquisition.steps import SeriesText, Step
 from drivers.document import Address
-from drivers.units import quantity, si
+from drivers.units import quantity, si, ureg
+
+SECOND = ureg.Unit("s")
 
 
-def unroll(steps: tuple[Step, ...], imaging: Imaging | None) -> tuple[Action, ...]:
-    """Return what the engine does for these steps; ``imaging`` holds where a step does not change it."""
-    unrolled = _Unrolled()
+def unroll(steps: tuple[Step, ...], imaging: Imaging | None, *, series: bool = True) -> tuple[Action, ...]:
+    """Return what the engine does for these steps.
+
+    Parameters
+    ----------
+    steps : tuple of Step
+    imaging : Imaging or None
+        Holds where a step does not change it.
+    series : bool
+        False leaves out the frames of series, which their ``BeginSeries`` tells already: enough to plan with, and
+        much faster.
+    """
+    unrolled = _Unrolled(series)
     if imaging is not None:
         unrolled.configure(imaging, {"address": ""})
     for index, step in enumerate(steps):
@@ -37,7 +49,8 @@ def unroll(steps: tuple[Step, ...], imaging: Imaging | None) -> tuple[Action, ..
 class _Unrolled:
     """Gathers actions, and remembers how the beam stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, series: bool) -> None:
+        self.series = series
         self.actions: list[Action] = []
         self.standing: Imaging | None = None
 
@@ -59,11 +72,17 @@ class _Unrolled:
         common: dict[str, Any] = {"address": at, "name": name, "on_interruption": interruption}
         if step.images and imaging is not None:
             self.configure(imaging, common)
-        self.actions.extend(_actions(step, at, {"name": name, "on_interruption": interruption}))
+        common = {"name": name, "on_interruption": interruption}
+        self.actions.extend(_actions(step, at, common))
+        if step.series is not None:
+            begin = _begin(step.series, f"{at}.series", common)
+            self.actions.append(begin)
+            if self.series:
+                self.actions.extend(_frames(begin, common))
 
 
 def _actions(step: Step, at: str, common: dict[str, Any]) -> Iterator[Action]:
-    """Yield the actions of a step without repeats, in the order in which they happen: gas comes first."""
+    """Yield the actions of a step, its repeat or series left out, in the order in which they happen."""
     if step.note is not None:
         yield Note(address=f"{at}.note", text=step.note, **common)
     for parameter, value in (step.settings or {}).items():
@@ -85,20 +104,21 @@ def _actions(step: Step, at: str, common: dict[str, Any]) -> Iterator[Action]:
         yield Acquire(address=f"{at}.frame", **common)
     for number in range(step.frames or 0):
         yield Acquire(address=f"{at}.frames[{number}]", number=number, **common)
-    if step.series is not None:
-        yield from _series(step.series, f"{at}.series", common)
 
 
-def _series(series: SeriesText, at: str, common: dict[str, Any]) -> Iterator[Action]:
+def _begin(series: SeriesText, at: str, common: dict[str, Any]) -> BeginSeries:
     condition = series.stop_when.condition() if series.stop_when is not None else None
-    yield BeginSeries(address=at, every=series.every, count=series.count, stop_when=condition, **common)
-    every = si(series.every)
-    for number in range(series.count):
-        # Valid by construction; a night has thousands, and checking each again would take longer than the rest.
-        offset = quantity(number * every, "s")
-        yield Acquire.model_construct(
-            kind="frame", address=f"{at}[{number}]", group=at, number=number, offset=offset, **common
-        )
+    return BeginSeries(address=at, every=series.every, count=series.count, stop_when=condition, **common)
+
+
+def _frames(series: BeginSeries, common: dict[str, Any]) -> Iterator[Acquire]:
+    group, every = series.address, si(series.every)
+    first = Acquire(address=f"{group}[0]", group=group, offset=quantity(0.0, "s"), **common)
+    yield first
+    for number in range(1, series.count):
+        # Valid by construction. A night has thousands, and checking each again would take longer than all the rest.
+        offset = ureg.Quantity(number * every, SECOND)
+        yield first.model_copy(update={"address": f"{group}[{number}]", "number": number, "offset": offset})
 
 
 def place_of(address: str) -> Address:
