@@ -65,17 +65,18 @@ def terraces(rng: np.random.Generator, shape: Shape, size: float) -> Floats:
 
 
 def facets(rng: np.random.Generator, shape: Shape, size: float) -> Floats:
-    """Return grains that are each one inclined plane, meeting at ridges."""
-    from scipy.spatial import cKDTree
-
-    centres = _places(rng, shape, size, 1.0)
-    points = np.indices(shape).reshape(2, -1).T.astype(np.float64)
-    near = np.asarray(cKDTree(centres).query(points, k=min(4, len(centres)))[1]).reshape(len(points), -1)
-    slopes = np.tan(np.radians(rng.uniform(0, 45, len(centres))))
-    angles = rng.uniform(0, 2 * math.pi, len(centres))
-    leaning = np.stack([slopes * np.sin(angles), slopes * np.cos(angles)], axis=1)
-    heights = np.einsum("nkd,nkd->nk", points[:, None, :] - centres[near], leaning[near])
-    return np.asarray(heights.max(axis=1).reshape(shape))
+    """Return crystallites of three to five plane faces each, of all slopes up to 45°, that meet in grooves."""
+    z = np.full(shape, -np.inf)
+    for centre in _places(rng, shape, size, 1.2):
+        x, y = _offsets(shape, centre)
+        faces = int(rng.integers(3, 6))
+        azimuths = (
+            rng.uniform(0, 2 * math.pi) + (np.arange(faces) + rng.uniform(-0.3, 0.3, faces)) * 2 * math.pi / faces
+        )
+        slopes = np.tan(np.radians(rng.uniform(8, 45, faces)))
+        falls = [slope * (x * math.cos(a) + y * math.sin(a)) for slope, a in zip(slopes, azimuths, strict=True)]
+        z = np.maximum(z, rng.uniform(0, 0.2) * size - np.max(falls, axis=0))
+    return z
 
 
 def pyramids(rng: np.random.Generator, shape: Shape, size: float) -> Floats:
@@ -122,7 +123,7 @@ def islands(rng: np.random.Generator, shape: Shape, size: float) -> Floats:
 def fractal(rng: np.random.Generator, shape: Shape, size: float) -> Floats:
     """Return self-affine roughness with a Hurst exponent from 0.5 to 1 up to four times the size."""
     hurst = rng.uniform(0.5, 1.0)
-    return rng.uniform(0.05, 0.4) * size * spectral(rng, shape, 1 + hurst, 4 * size, rng.uniform(2, 6))
+    return rng.uniform(0.02, 0.2) * size * spectral(rng, shape, 1 + hurst, 4 * size, rng.uniform(2, 6))
 
 
 def afm_like(rng: np.random.Generator, shape: Shape, size: float) -> Floats:

@@ -1,8 +1,8 @@
 """One cache of precise Monte Carlo frames, outside the repository, shared by tests and benchmarks.
 
 A frame of 60,000 electrons a pixel takes minutes to hours; here it is computed once, can be interrupted, and goes on
-from where it was. The key is a digest of everything that the result depends on: physics version, surface, beam, detector,
-stage, elastic law, electrons and seed.
+from where it was. The key is a digest of everything that the result depends on: physics version, surface, beam,
+detector, stage, elastic law, electrons and seed.
 """
 
 from __future__ import annotations
