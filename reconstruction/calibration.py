@@ -160,8 +160,9 @@ def balance_gains(signals: Signals, law: SegmentLaw) -> tuple[Floats, Floats]:
         ratios = means / gains[:, None, None]
         ratios = ratios / ratios.sum(axis=0)
         excess = ratios.mean(axis=(1, 2)) - law.flat
-        u, v = np.tensordot(law.weights, ratios - law.flat[:, None, None], axes=1)
-        slope = law.invert(u.astype(np.float32), v.astype(np.float32))[..., :2].mean(axis=(0, 1), dtype=np.float64)
+        slopes = np.tensordot(law.weights, ratios - law.flat[:, None, None], axes=1).astype(np.float32)
+        law.correct(slopes[0], slopes[1])
+        slope = slopes.mean(axis=(1, 2), dtype=np.float64)
         wrong = law.response @ slope + law.checks.T @ (law.checks @ excess)
         gains = gains * (1 + wrong / law.flat)
         gains = gains / gains.mean()

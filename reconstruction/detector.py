@@ -121,6 +121,8 @@ class SegmentLaw:
         On nodes (v, u): p, q, brightness (sum over that of a flat surface) and 1 where the inverse exists.
     correction : (m, m, 2) float32 array
         (p − u, q − v) on finer nodes.
+    derivatives : (n, n, 2, 2) float32 array
+        ∂(p, q)/∂(u, v) on the table's nodes.
     checks : (L − 3, L) array
         Combinations of the ratios that a slope leaves unchanged to first order: what is left over to judge by.
     """
@@ -134,6 +136,7 @@ class SegmentLaw:
     extent: float
     table: NDArray[np.float32]
     correction: NDArray[np.float32]
+    derivatives: NDArray[np.float32]
     checks: Floats
 
     def invert(self, u: NDArray[np.floating[Any]], v: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -174,12 +177,20 @@ class SegmentLaw:
         u += change[..., 0]
         v += change[..., 1]
 
-    def jacobian(self, u: NDArray[np.floating[Any]], v: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Return ∂(p, q)/∂(u, v) at (u, v) from the table's differences. Shape (..., 2, 2)."""
-        step = 4 * self.extent / (self.table.shape[0] - 1)
-        along = (self.invert(u + step, v) - self.invert(u - step, v))[..., :2] / np.float32(2 * step)
-        up = (self.invert(u, v + step) - self.invert(u, v - step))[..., :2] / np.float32(2 * step)
-        return np.stack([along, up], axis=-1)
+    def nearest(self, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what :meth:`invert` does, at the nearest node. Shape (..., 4)."""
+        return np.asarray(self.table.reshape(-1, 4).take(self._node(u, v), axis=0))
+
+    def jacobian(self, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ∂(p, q)/∂(u, v) at the node nearest to (u, v). Shape (..., 2, 2)."""
+        return np.asarray(self.derivatives.reshape(-1, 2, 2).take(self._node(u, v), axis=0))
+
+    def _node(self, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.int32]:
+        count = self.table.shape[0]
+        scale, middle = np.float32((count - 1) / (2 * self.extent)), np.float32(count / 2)
+        column = np.clip(u * scale + middle, 0, count - 1).astype(np.int32)
+        row = np.clip(v * scale + middle, 0, count - 1).astype(np.int32)
+        return np.asarray(row * count + column, dtype=np.int32)
 
 
 def segment_law(geometry: DetectorGeometry, law: EmissionLaw, live: tuple[int, ...] | None = None) -> SegmentLaw:
@@ -237,8 +248,16 @@ def _segment_law(geometry: DetectorGeometry, law: EmissionLaw, live: tuple[int, 
         extent=extent,
         table=table,
         correction=_correction(extent, table),
+        derivatives=_derivatives(extent, table),
         checks=np.asarray(checks, dtype=np.float64),
     )
+
+
+def _derivatives(extent: float, table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ∂(p, q)/∂(u, v) on the table's nodes. Shape (n, n, 2, 2)."""
+    step = 2 * extent / (table.shape[0] - 1)
+    up, along = np.gradient(table[..., :2], step, axis=(0, 1))
+    return np.stack([along, up], axis=-1).astype(np.float32)
 
 
 def _correction(extent: float, table: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -232,14 +232,14 @@ def _flag(
     ratios = scaled / np.maximum(total, 1e-3)
     uv = np.tensordot(law.weights, ratios - law.flat[:, None, None], axes=1).astype(np.float32)
     shadow = total < SHADOW_SHARE * np.median(total)
-    steep = law.invert(uv[0], uv[1])[..., 3] < 0.5
+    steep = law.nearest(uv[0], uv[1])[..., 3] < 0.5
     coarse = (SHADOW * shadow + STEEP * steep).astype(np.uint8)
     flags: NDArray[np.uint8] = np.kron(coarse, np.ones((BLOCK, BLOCK), np.uint8))[: frame.shape[0], : frame.shape[1]]
     doubt: NDArray[np.float64] = (coarse > 0).astype(np.float64)
     if signals.clipped[list(law.live)].any():
         clipped = np.zeros(frame.shape, np.bool_)
         for index in law.live:
-            clipped = clipped | frame.counts[index] >= frame.channels[index].saturation
+            clipped = clipped | (frame.counts[index] >= frame.channels[index].saturation)
         flags = flags | (SATURATED * clipped).astype(np.uint8)
         doubt = np.maximum(doubt, blocks(clipped.astype(np.float32)).astype(np.float64))
     return flags, doubt
