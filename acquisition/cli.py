@@ -51,18 +51,21 @@ RunArgument = Annotated[str, typer.Argument(help="Id of the run, or enough of it
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
+# What typer raises for wrong words: its own class in newer versions, click's in older ones.
+_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 def main() -> None:
     """Run the command; every error becomes one sentence and an exit code, never a traceback."""
-    import click
-
     as_json = "--json" in sys.argv
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except click.ClickException as error:
+    except _USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help itself
+            sys.stdout.write(f"{error.format_message()}\n")
+            sys.exit(EXIT_INPUT)
         code = _tell(InputError(f"{error.format_message()} (rilievo --help shows how)"), as_json)
     except RilievoError as error:
         code = _tell(error, as_json)
@@ -257,9 +260,9 @@ def check(
     with wiring.open_instrument(instrument) as found:
         plan = wiring.plan_recipe(loaded, found)
     if as_json:
-        terminal.emit_json({"recipe": loaded.recipe.name, "instrument": found.name, **plan.to_json()})
+        terminal.emit_json({"instrument": found.name, **plan.to_json()})
         return
-    terminal.show_plan(loaded.recipe.name, found.name, plan)
+    terminal.show_plan(found.name, plan)
 
 
 @app.command()
@@ -384,3 +387,7 @@ def backup(
         terminal.emit_json({"backup": str(target)})
     else:
         terminal.console().print(f"backup  {target}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -138,9 +138,11 @@ class DatabaseError(RilievoError):
     """The database cannot be used: locked, damaged, unreachable or made by another version."""
 
     code = "database"
+    exit_code = 2  # nothing was started; a database lost in mid-run ends the run as failed
 
 
 class RunError(RilievoError):
     """A run that cannot do what was asked of it."""
 
     code = "run"
+    exit_code = 2

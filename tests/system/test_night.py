@@ -1,0 +1,155 @@
+"""Whole nights on the twin, through the command."""
+
+import random
+import signal
+import sqlite3
+import time
+
+import numpy as np
+import pytest
+import tifffile
+
+from acquisition.log import Log
+from acquisition.store import Store
+
+
+def opened(data):
+    return Log.open(data / "rilievo.db", create=False), Store(data / "runs")
+
+
+@pytest.fixture
+def night(rilievo, recipe):
+    answer = rilievo("run", recipe, "--json")
+    assert answer.code == 0, answer.err
+    return answer.json
+
+
+def test_a_night_leaves_frames_heights_figures_and_a_report(night, data):
+    assert night["state"] == "finished"
+    assert night["frames"] == {
+        "acquired": 25,
+        "dark": 4,
+        "heights": 21,
+        "failed": 0,
+        "left_out": 0,
+        "bytes": night["frames"]["bytes"],
+    }
+    log, store = opened(data)
+    with log, store:
+        for frame in log.frames(night["id"]):
+            store.verify(frame.stored)
+            assert tifffile.imread(store.absolute(frame.stored.path)).shape == (4, 48, 48)
+        for entry in log.reconstructions(night["id"]):
+            heights = tifffile.imread(store.absolute(entry.path))
+            assert heights.shape == (2, 48, 48)
+            assert np.isfinite(heights[0]).all()
+            assert (heights[1] > 0).all()
+            assert {"coverage", "roughness"} <= set(entry.figures)
+    html = (data / "runs" / night["id"] / "report.html").read_text()
+    assert "a short look" in html
+    assert "<script src=" not in html
+    assert 'href="http' not in html
+
+
+def test_the_oxide_is_seen_to_grow_as_the_truth_says(night, data):
+    log, store = opened(data)
+    with log, store:
+        truth = log.series(night["id"], "truth.coverage")
+        figures = log.figures(night["id"], "coverage")
+    assert truth.values[0] == 0.0
+    assert truth.values[-1] > 0.5
+    times = np.array([figure.time.replace(tzinfo=None) for figure in figures], dtype="datetime64[us]").astype(float)
+    expected = np.interp(times, truth.times.astype(float), truth.values)
+    estimated = np.array([figure.value for figure in figures])
+    assert np.all([figure.sigma is not None and figure.sigma > 0 for figure in figures])
+    assert np.corrcoef(estimated, expected)[0, 1] > 0.9
+
+
+def test_two_nights_are_the_same_to_the_bit(rilievo, recipe, tmp_path):
+    stories = []
+    for name in ("one", "two"):
+        answer = rilievo("run", recipe, "--json", "--data", tmp_path / name)
+        assert answer.code == 0, answer.err
+        log, store = opened(tmp_path / name)
+        with log, store:
+            run = answer.json["id"]
+            stories.append(
+                (
+                    run,
+                    [(f.time, f.stored.sha256) for f in log.frames(run)],
+                    [(c.name, c.unit, log.series(run, c.name).values.tolist()) for c in log.channels(run)],
+                    [(f.frame_number, f.value, f.sigma) for f in log.figures(run, "coverage")],
+                    [(e.time, e.level, e.message) for e in log.events(run)],
+                )
+            )  # fmt: skip
+    assert stories[0] == stories[1]
+
+
+def test_runs_show_and_report(night, rilievo, tmp_path):
+    listed = rilievo("runs", "--json").json
+    assert [(run["id"], run["state"]) for run in listed] == [(night["id"], "finished")]
+    assert night["id"] in rilievo("runs").out
+    shown = rilievo("show", night["id"][:12], "--json").json
+    assert shown["frames"] == night["frames"]
+    assert rilievo("show", "last").code == 0
+    target = tmp_path / "again.html"
+    assert rilievo("report", "last", "-o", target).code == 0
+    assert target.stat().st_size > 10_000
+
+
+def test_the_units_in_the_database_are_canonical(night, data):
+    with sqlite3.connect(data / "rilievo.db") as connection:
+        hottest = connection.execute(
+            "SELECT max(value), unit FROM setpoints WHERE channel = 'heater.temperature'"
+        ).fetchone()
+    connection.close()
+    assert hottest == (pytest.approx(1073.15), "K")
+
+
+@pytest.mark.parametrize("moment", ["at once", "while heating", "among the frames"])
+def test_ctrl_c_ends_the_run_safe_and_marked_stopped(start, recipe, data, moment):
+    speed = {"at once": 100, "while heating": 60, "among the frames": 2000}[moment]
+    process = start("run", recipe, "--speed", speed)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        if _reached(data, moment):
+            break
+        time.sleep(0.05)
+    time.sleep(random.Random(moment).uniform(0.0, 0.3))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    if not (data / "rilievo.db").exists() or moment == "at once":
+        return
+    log, store = opened(data)
+    with log, store:
+        (run,) = log.runs()
+        assert (run.state, run.reason) == ("stopped", "stopped by Ctrl-C")
+        frames = log.frames(run.id)
+        assert moment != "among the frames" or len(frames) > 4
+        for frame in frames:
+            store.verify(frame.stored)
+        last = {setpoint.channel: setpoint.value for setpoint in log.setpoints(run.id)}
+        assert last["heater.temperature"] == pytest.approx(298.15)
+        assert all(value == 0 for channel, value in last.items() if channel.endswith(".flow"))
+
+
+def _reached(data, moment):
+    """Whether the night has come to the moment at which it is interrupted."""
+    if moment == "at once":
+        return True
+    database = data / "rilievo.db"
+    if not database.exists():
+        return False
+    kind = "ramp" if moment == "while heating" else "frame"
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        row = connection.execute(
+            "SELECT count(*) FROM actions WHERE kind = ? AND state != 'planned'", (kind,)
+        ).fetchone()
+    except sqlite3.OperationalError:  # the tables are being made
+        return False
+    finally:
+        connection.close()
+    return row[0] >= (1 if moment == "while heating" else 3)
