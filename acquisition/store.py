@@ -11,10 +11,8 @@ otherwise. What they carry beside the counts is described in :mod:`acquisition.f
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
-import os
 import re
 import shutil
 import threading
@@ -28,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acquisition import frame_record
-from acquisition.tiff import Buffer, tiff
+from acquisition.durable import NO_ROOM, Buffer, Writer, make_folder
+from acquisition.tiff import tiff
 from drivers.errors import DiskFull, InputError, StoreError
 from drivers.frame import Frame
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _NAME = re.compile(r"(\d{6,})\.ome\.tif")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,7 @@ class Store:
     def __init__(self, root: Path, compression: Literal["zlib"] | None = None) -> None:
         self.root = Path(root)
         self.compression = compression
+        self._writer = Writer()
         # The checksum is worked out on another core while the bytes go to the disk: hashlib lets go of the lock.
         self._hasher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frame-checksum")
 
@@ -126,8 +125,9 @@ class Store:
         size = sum(len(piece) for piece in pieces)
         digest = self._hasher.submit(_sha256, pieces)
         try:
-            _make_folder(path.parent)
-            _write_whole(path, pieces)
+            make_folder(path.parent)
+            _set_aside(path)
+            self._writer.write(path, pieces)
         except OSError as error:
             _refuse(error, path, size)
         return StoredFrame(path.relative_to(self.root), digest.result(), size)
@@ -226,52 +226,6 @@ def _sha256(pieces: list[Buffer]) -> str:
     return digest.hexdigest()
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each durably."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Take the room on the disk first: a full disk is told before a byte is written, and the write is twice as fast."""
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise
-        # A file system that cannot reserve (some on the network) takes the bytes as they come.
-
-
-def _write_all(descriptor: int, pieces: list[Buffer]) -> None:
-    """Write the pieces one after the other without copying them, however few bytes the system takes at once."""
-    left = [memoryview(piece) for piece in pieces]
-    while left:
-        written = os.writev(descriptor, left)
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if left:
-            left[0] = left[0][written:]
-
-
-def _write_whole(path: Path, pieces: list[Buffer]) -> None:
-    """Write a file that is there whole, or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with part.open("wb", buffering=0) as file:
-            _reserve(file.fileno(), sum(len(piece) for piece in pieces))
-            _write_all(file.fileno(), pieces)
-            os.fsync(file.fileno())
-        _set_aside(path)
-        part.rename(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
 def _set_aside(path: Path) -> None:
     """Move a file of the same name out of the way, under a name that is free."""
     attempt = 1
@@ -282,17 +236,9 @@ def _set_aside(path: Path) -> None:
         attempt += 1
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _refuse(error: OSError, path: Path, size: int) -> NoReturn:
     """Raise what the operating system said as an error that tells the remedy."""
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         free = _free_bytes(path)
         raise DiskFull(
             f"a frame of {size / 1e6:.1f} MB does not fit on the disk ({free / 1e6:.1f} MB free); "

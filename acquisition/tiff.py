@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from acquisition.durable import Buffer
 from drivers.errors import InputError
 
-Buffer = bytes | memoryview
 _SHORT, _LONG, _RATIONAL, _ASCII = 3, 4, 5, 2
 _LARGEST = 2**32 - 1
 _PIXELS_AT = 16  # alignment of the pixel data
@@ -48,6 +48,8 @@ def tiff(
     InputError
         For more than 4 GiB, which this kind of TIFF cannot address.
     """
+    if pages.nbytes > _LARGEST - 2**20:  # room for the head
+        raise InputError(f"a frame of {pages.nbytes / 1e9:.1f} GB is too large for one TIFF file; scan fewer pixels")
     little = np.ascontiguousarray(pages, dtype="<u2")
     data: list[Buffer] = [memoryview(page).cast("B") for page in little]
     if compression:
@@ -57,8 +59,6 @@ def tiff(
     # The directories' lengths do not depend on the offsets in them: lay out once to measure, once for good.
     length = len(_head(common, sizes, [0] * len(sizes), description, software))
     offsets = list(accumulate(sizes, initial=length))[:-1]
-    if length + sum(sizes) > _LARGEST:
-        raise InputError(f"a frame of {sum(sizes) / 1e9:.1f} GB is too large for one TIFF file; scan fewer pixels")
     return [_head(common, sizes, offsets, description, software), *data]
 
 
