@@ -26,6 +26,11 @@ from drivers.units import quantity_json
 if TYPE_CHECKING:
     from alembic.config import Config
 
+
+class DatabaseFull(DiskFull, DatabaseError):
+    """No room left where the database lies: a full disk to whom stores frames, a database error to whom logs."""
+
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for a database that another program holds, or for a server to answer."""
@@ -133,7 +138,7 @@ def explained(url: URL, timeout: float = BUSY_TIMEOUT) -> Iterator[None]:
         raise _explanation(error, url, timeout) from error
 
 
-def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseError | DiskFull:
+def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseError:
     reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
     where = shown(url)
     low = reason.lower()
@@ -142,7 +147,7 @@ def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseEr
             f"the database was locked by another program for more than {timeout:g} s; end that program, or wait", where
         )
     if "is full" in low or "no space left" in low:
-        return DiskFull("the disk with the database is full; make room", where)
+        return DatabaseFull("the disk with the database is full; make room", where)
     if "not a database" in low or "malformed" in low:
         return DatabaseError("the file is damaged or not a database; restore a backup or choose another file", where)
     if "unable to open" in low:

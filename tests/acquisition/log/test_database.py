@@ -172,8 +172,9 @@ def test_a_full_disk(tmp_path):
             pages = connection.execute(text("PRAGMA page_count")).scalar()
             connection.execute(text(f"PRAGMA max_page_count={pages}"))
         number = log.event(None, START, "info", "x", "before")
-        with pytest.raises(DiskFull, match="the disk with the database is full"):
+        with pytest.raises(DiskFull, match="the disk with the database is full") as caught:
             log.event(None, START, "info", "x", "long " * 10_000)
+        assert isinstance(caught.value, DatabaseError)
         assert [event.number for event in log.events(None)] == [number]
 
 
