@@ -110,8 +110,11 @@ def _tiff_pixel(page: Any, file: Any) -> float | None:
 def _read_topography(path: Path) -> tuple[Floats, float | None]:
     import warnings
 
-    from SurfaceTopography import read_topography
-    from SurfaceTopography.Exceptions import CannotDetectFileFormat
+    # The library speaks of an MPI that is not there, when it is imported.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from SurfaceTopography import read_topography
+        from SurfaceTopography.Exceptions import CannotDetectFileFormat
 
     try:
         with warnings.catch_warnings():

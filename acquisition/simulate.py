@@ -1,0 +1,294 @@
+"""The verbs ``rilievo simulate backscatter``, ``frame`` and ``dataset``: Monte Carlo from the command line.
+
+Errors are raised as :class:`drivers.errors.RilievoError`; the command turns them into a sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drivers.errors import InputError
+from drivers.units import parse_quantity, si
+
+if TYPE_CHECKING:
+    from drivers.geometry import DetectorGeometry
+    from simulators.scanning import SegmentTally
+    from simulators.scene import Surface
+
+simulate_app = typer.Typer(
+    help="Follow electrons by Monte Carlo: coefficients, images, training data.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Law = Annotated[str, typer.Option("--law", help="Elastic law: browning or rutherford (screened).")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same electrons.")]
+Density = Annotated[
+    str | None, typer.Option("--density", help="Of a compound that is not known, such as '5.24 g/cm**3'.")
+]
+
+
+def _quantity(value: float, unit: str) -> dict[str, Any]:
+    return {"value": value, "unit": unit}
+
+
+def _energy(text: str) -> float:
+    return si(parse_quantity(text, "joule"))
+
+
+def _angle(text: str) -> float:
+    return si(parse_quantity(text, "radian"))
+
+
+def _length(text: str) -> float:
+    return si(parse_quantity(text, "meter"))
+
+
+def _law(name: str) -> Any:
+    if name not in ("browning", "rutherford"):
+        raise InputError(f"expected the elastic law browning or rutherford; got {name!r}")
+    return name
+
+
+def _material(name: str, density: str | None) -> Any:
+    from simulators.materials import material
+
+    return material(name, si(parse_quantity(density, "kg/m**3")) if density else None)
+
+
+@contextmanager
+def _progress(words: str) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar on standard error; yields what moves it: the share that is done, and words (empty: as before)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    quiet = not sys.stderr.isatty()
+    out = Console(file=sys.stderr)
+    with Progress(*columns, TimeRemainingColumn(), console=out, transient=True, disable=quiet) as bar:
+        task = bar.add_task(words, total=1.0)
+        yield lambda share, now: bar.update(task, completed=share, description=now or words)
+
+
+def _emit(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@simulate_app.command()
+def backscatter(
+    element: Annotated[str, typer.Option("--element", "--material", help="Cu, Au, …, or a compound: Cu2O.")] = "Cu",
+    energy: Annotated[str, typer.Option("--energy", "--beam-energy", help="Of the beam, 0.5 to 30 keV.")] = "20 keV",
+    tilt: Annotated[str, typer.Option("--tilt", help="Of the surface normal from the beam.")] = "0 deg",
+    electrons: Annotated[int, typer.Option("--electrons", help="How many to follow.")] = 100_000,
+    seed: Seed = 0,
+    law: Law = "browning",
+    density: Density = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the backscatter coefficient of a plane sample, with the energies and directions of what leaves."""
+    from drivers.units import KEV
+    from simulators import scattering
+
+    substance, beam_energy, angle = _material(element, density), _energy(energy), _angle(tilt)
+    with _progress(f"{element} {energy}") as show:
+        result = scattering.backscatter(
+            substance, beam_energy, angle, electrons, seed, _law(law), progress=lambda share: show(share, "")
+        )
+    if as_json:
+        _emit(_backscatter_json(result, element, beam_energy / KEV, math.degrees(angle), seed, law))
+        return
+    words = f"η = {result.coefficient:.4f} ± {result.error:.4f}, mean energy {result.mean_energy / KEV:.2f} keV"
+    sys.stdout.write(f"{element}, {energy}, tilt {math.degrees(angle):g}°, {electrons} electrons: {words}\n")
+    for low, count in zip(range(0, 90, 5), result.polar, strict=True):
+        share = count / max(result.backscattered, 1)
+        sys.stdout.write(f"  {low:2d}–{low + 5:2d}°  {share:6.1%}  {'█' * round(share * 200)}\n")
+
+
+def _backscatter_json(result: Any, name: str, energy: float, tilt: float, seed: int, law: str) -> dict[str, Any]:
+    from drivers.units import KEV
+    from simulators.scattering import AZIMUTH_EDGES, PHYSICS_VERSION, POLAR_EDGES
+
+    def histogram(edges: Any, counts: Any) -> dict[str, Any]:
+        return {
+            "edges": {"value": [round(math.degrees(edge), 6) for edge in edges], "unit": "deg"},
+            "counts": [int(count) for count in counts],
+        }
+
+    return {
+        "material": name,
+        "beam_energy": _quantity(energy, "keV"),
+        "tilt": _quantity(tilt, "deg"),
+        "electrons": result.electrons,
+        "seed": seed,
+        "law": law,
+        "physics_version": PHYSICS_VERSION,
+        "backscatter_coefficient": _quantity(result.coefficient, ""),
+        "standard_error": _quantity(result.error, ""),
+        "mean_energy": _quantity(result.mean_energy / KEV, "keV"),
+        "backscattered": result.backscattered,
+        "absorbed": result.absorbed,
+        "exit_angles": {
+            "from_normal": histogram(POLAR_EDGES, result.polar),
+            "azimuth": histogram(AZIMUTH_EDGES, result.azimuth),
+        },
+        "energies": {
+            "edges": {"value": [round(energy * step / 50, 9) for step in range(51)], "unit": "keV"},
+            "counts": [int(count) for count in result.energies],
+        },
+    }
+
+
+@simulate_app.command()
+def frame(
+    height: Annotated[Path, typer.Argument(help="Height map: TIFF in nm, or an AFM or profiler format.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="TIFF, one page per segment.")] = None,
+    energy: Annotated[str, typer.Option("--energy", "--beam-energy", help="Of the beam, 0.5 to 30 keV.")] = "5 keV",
+    material: Annotated[str, typer.Option("--material", "--element", help="Cu, Cu2O, ….")] = "Cu",
+    electrons: Annotated[int, typer.Option("--electrons", help="To each pixel.")] = 1000,
+    detector: Annotated[Path | None, typer.Option("--detector", help="YAML file; four segments unless given.")] = None,
+    pixel_size: Annotated[str | None, typer.Option("--pixel-size", help="Goes before what the file says.")] = None,
+    height_scale: Annotated[float, typer.Option("--height-scale", help="Heights are multiplied by it.")] = 1.0,
+    height_unit: Annotated[str, typer.Option("--height-unit", help="What 1 means in a TIFF.")] = "1 nm",
+    most: Annotated[int | None, typer.Option("--pixels", help="Take so many from the map's middle.")] = None,
+    border: Annotated[str, typer.Option("--border", help="reflecting or periodic.")] = "reflecting",
+    probe_diameter: Annotated[str, typer.Option("--probe-diameter", help="Full width at half maximum.")] = "0 nm",
+    convergence: Annotated[str, typer.Option("--convergence", help="Half-angle of the beam.")] = "0 mrad",
+    tilt: Annotated[str, typer.Option("--tilt", help="Of the stage.")] = "0 deg",
+    tilt_azimuth: Annotated[str, typer.Option("--tilt-azimuth", help="Towards which the sample leans.")] = "0 deg",
+    split: Annotated[bool, typer.Option("--split", help="Also write one TIFF for each segment.")] = False,
+    exits: Annotated[Path | None, typer.Option("--exits", help="Also keep every exit in this file.")] = None,
+    seed: Seed = 0,
+    law: Law = "browning",
+    density: Density = None,
+    as_json: Json = False,
+) -> None:
+    """Render what each segment sees of a height map, electron by electron, in keV per beam electron."""
+    from simulators.exits import write_exits
+    from simulators.heightfile import read_height
+    from simulators.scanning import tally_frame
+    from simulators.scene import Beam, Stage, Surface
+
+    beam = Beam(_energy(energy), _length(probe_diameter), _angle(convergence))
+    stage, elastic = Stage(_angle(tilt), _angle(tilt_azimuth)), _law(law)
+    geometry = _detector(detector)
+    if most is not None and most < 2:
+        raise InputError(f"expected 2 pixels or more from the map's middle; got {most}")
+    relief = read_height(height, _length(pixel_size) if pixel_size else None, height_scale, _length(height_unit), most)
+    surface = Surface(relief, _material(material, density), border=border)  # type: ignore[arg-type]
+    target = output or height.with_name(f"{height.stem}_monte_carlo.tif")
+    with _progress(f"{relief.shape[0]} × {relief.shape[1]} pixels") as show:
+        tally = tally_frame(surface, beam, geometry, electrons, seed, stage, elastic, lambda share: show(share, ""))
+        if exits is not None:
+            write_exits(exits, surface, beam, electrons, seed, stage, elastic, lambda share: show(share, "exits"))
+    files = _write_frame(target, tally, geometry, surface, split=split)
+    figures: dict[str, Any] = {
+        "files": [str(path) for path in [*files, *([exits] if exits else [])]],
+        "shape": list(relief.shape),
+        "pixel_size": _quantity(relief.pixel_size * 1e9, "nm"),
+        "electrons_per_pixel": electrons,
+        "backscatter_coefficient": _quantity(float(tally.backscattered.mean()) / electrons, ""),
+        "segments": {
+            name: _quantity(float(tally.signal[index].mean()), "keV") for index, name in enumerate(geometry.names)
+        },
+        "standard_error_per_pixel": _quantity(float(tally.error.mean()), "keV"),
+    }
+    target.with_suffix(".json").write_text(json.dumps(figures, indent=2, ensure_ascii=False))
+    if as_json:
+        _emit(figures)
+        return
+    signals = ", ".join(f"{name} {part['value']:.4g}" for name, part in figures["segments"].items())
+    sys.stdout.write(f"{files[0]}: {signals} keV per electron\n")
+
+
+def _detector(path: Path | None) -> DetectorGeometry:
+    if path is not None:
+        from drivers.registry import load_detector
+
+        return load_detector(path)
+    from drivers.geometry import annular
+    from drivers.units import KEV
+
+    return annular(4, 2e-3, 8e-3, 8e-3, threshold=KEV)
+
+
+def _write_frame(
+    path: Path, tally: SegmentTally, geometry: DetectorGeometry, surface: Surface, *, split: bool
+) -> list[Path]:
+    """Write the segments' signals as pages of one TIFF that says its pixel size; returns the files."""
+    import tifffile
+
+    pixel = surface.height.pixel_size
+    per_centimetre = 0.01 / pixel
+    pages = tally.signal.astype("float32")
+    common: dict[str, Any] = {
+        "photometric": "minisblack",
+        "resolution": (per_centimetre, per_centimetre),
+        "resolutionunit": "CENTIMETER",
+        "ome": True,
+    }
+    size = {"PhysicalSizeX": pixel * 1e6, "PhysicalSizeY": pixel * 1e6}
+    units = {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    names = {"Channel": {"Name": list(geometry.names)}}
+    tifffile.imwrite(path, pages, metadata={"axes": "CYX", **size, **units, **names}, **common)
+    files = [path]
+    if split:
+        for name, page in zip(geometry.names, pages, strict=True):
+            files.append(path.with_name(f"{path.stem}_{name}.tif"))
+            tifffile.imwrite(files[-1], page, metadata={"axes": "YX", **size, **units}, **common)
+    return files
+
+
+@simulate_app.command()
+def dataset(
+    folder: Annotated[Path, typer.Argument(help="New, or one to go on with under the same options.")],
+    samples: Annotated[int | None, typer.Option("--samples", help="Budget: how many in all.")] = None,
+    time: Annotated[str | None, typer.Option("--time", help="Budget of this call, such as '30 min'.")] = None,
+    electrons: Annotated[float | None, typer.Option("--electrons", help="Budget: electrons in all, e.g. 1e9.")] = None,
+    per_pixel: Annotated[int, typer.Option("--electrons-per-pixel", help="To each pixel of a sample.")] = 100,
+    pixels: Annotated[int, typer.Option("--pixels", help="Rows and columns of a sample.")] = 64,
+    energy: Annotated[list[str] | None, typer.Option("--energy", help="May be given more than once.")] = None,
+    material: Annotated[list[str] | None, typer.Option("--material", help="May be given more than once.")] = None,
+    family: Annotated[list[str] | None, typer.Option("--family", help="May be given more than once.")] = None,
+    finest: Annotated[float, typer.Option("--finest", help="Smallest pixel, in electron ranges.")] = 0.02,
+    coarsest: Annotated[float, typer.Option("--coarsest", help="Largest pixel, in electron ranges.")] = 0.5,
+    layered: Annotated[float, typer.Option("--layered", help="Share of samples that carry Cu2O.")] = 0.3,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw random surfaces and keep every electron that leaves them, for training."""
+    from drivers.units import KEV
+    from simulators.dataset import DatasetPlan, build_dataset
+    from simulators.surfaces import FAMILIES
+
+    default = DatasetPlan()
+    plan = DatasetPlan(
+        seed=seed,
+        pixels=pixels,
+        electrons=per_pixel,
+        energies=tuple(round(_energy(text) / KEV, 9) for text in energy) if energy else default.energies,
+        finest=finest,
+        coarsest=coarsest,
+        families=tuple(family) if family else tuple(FAMILIES),
+        materials=tuple(material) if material else default.materials,
+        layered=layered,
+    )
+    minutes = si(parse_quantity(time, "second")) / 60 if time else None
+    with _progress("samples") as show:
+        done = build_dataset(folder, plan, samples, minutes, int(electrons) if electrons else None, show)
+    if as_json:
+        size = _quantity(done["bytes"], "byte")
+        _emit({"folder": str(folder), **done, "bytes": size})
+        return
+    sys.stdout.write(
+        f"{folder}: {done['samples']} samples, {done['new']} of them new, {done['electrons']:.3g} electrons, "
+        f"{done['bytes'] / 1e6:.1f} MB\n"
+    )
