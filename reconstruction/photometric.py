@@ -26,6 +26,7 @@ from reconstruction.calibration import SegmentEstimate, Signals
 from reconstruction.composition import Coverage, estimate_coverage
 from reconstruction.detector import SegmentLaw, segment_law
 from reconstruction.emission import EmissionLaw, material
+from reconstruction.images import Provenance
 from reconstruction.integrate import BLOCK, blocks, from_blocks, height_sigma, integrate
 from reconstruction.metrology import Figure, root_mean_square_height
 
@@ -61,6 +62,10 @@ class Reconstruction:
     figures : mapping of str to Figure
     assumptions : tuple of str
         Sentences.
+    frame : Frame
+        What was reconstructed.
+    provenance : Provenance or None
+        Where the figures of a frame from files came from.
     """
 
     heights: HeightMap
@@ -73,6 +78,8 @@ class Reconstruction:
     law: SegmentLaw
     figures: Mapping[str, Figure]
     assumptions: tuple[str, ...]
+    frame: Frame
+    provenance: Provenance | None = None
 
     @property
     def z(self) -> NDArray[np.floating[Any]]:
@@ -149,6 +156,7 @@ def reconstruct(
         law=law,
         figures=_figures(heights, sigma, flags),
         assumptions=_assumptions(frame, signals, segments, material, even_field),
+        frame=frame,
     )
 
 
