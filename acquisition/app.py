@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from acquisition.night import Night
     from acquisition.plan import Plan
     from acquisition.recipe import LoadedRecipe
+    from acquisition.records import FrameEntry
     from acquisition.store import Store
     from drivers.clock import Clock
     from drivers.contract import Instrument
@@ -180,16 +181,17 @@ def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: 
     return Night(instrument, laboratory.log, laboratory.store, run_id, actions, feed=feed)
 
 
-def catch_up(laboratory: Laboratory, run_id: str, live: Live) -> Iterator[LiveResult | int]:
-    """Make the heights that a run still lacks, and log them; yields what became of each frame."""
+def make_heights(
+    laboratory: Laboratory, run_id: str, frames: Sequence[FrameEntry], live: Live
+) -> Iterator[LiveResult | int]:
+    """Make and log the heights of frames that the store holds; yields what became of each."""
     from acquisition import feed
     from acquisition.night import heights_path
-    from acquisition.overview import frames_without_heights
 
     store, log = laboratory.store, laboratory.log
-    lacking = {frame.id: frame for frame in frames_without_heights(log, run_id)}
-    wanted = [(frame.id, heights_path(store, run_id, frame.number)) for frame in lacking.values()]
-    for result in feed.catch_up(live, wanted, lambda frame_id: store.read(lacking[frame_id].stored.path)):
+    by_id = {frame.id: frame for frame in frames}
+    wanted = [(frame.id, heights_path(store, run_id, frame.number)) for frame in frames]
+    for result in feed.catch_up(live, wanted, lambda frame_id: store.read(by_id[frame_id].stored.path)):
         feed.log_result(log, store, result)
         yield result
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from acquisition.reconstruct import reconstruct
 from drivers.errors import DiskFull, InputError, RilievoError, StoreError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 database_app = typer.Typer(help="Look after the database.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(database_app, name="db")
+app.command()(reconstruct)
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")
@@ -203,9 +205,10 @@ def _play_night(
         night.start()
         terminal.follow(night, plan, began, stop_asked)
         outcome = night.finish()
-        missing = len(frames_without_heights(laboratory.log, night.run_id))
-        if live is not None and missing:
-            terminal.track("catching up with the heights", missing, wiring.catch_up(laboratory, night.run_id, live))
+        missing = frames_without_heights(laboratory.log, night.run_id)
+        if live is not None and missing and stop_asked() is None:
+            heights_of = wiring.make_heights(laboratory, night.run_id, missing, live)
+            terminal.track("catching up with the heights", len(missing), heights_of)
         return night.run_id, outcome
     finally:
         if live is not None:

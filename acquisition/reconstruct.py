@@ -1,0 +1,128 @@
+"""The verb ``rilievo reconstruct``: heights from image files of any microscope, or from a whole run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drivers.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from drivers.units import Q
+
+
+def reconstruct(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="One image per segment, in the detector file's order, or one frame of a run."),
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Make the heights of a whole run again.")] = None,
+    detector: Annotated[Path | None, typer.Option("--detector", help="YAML file of the detector's geometry.")] = None,
+    pixel_size: Annotated[str | None, typer.Option("--pixel-size", help="Such as '20 nm'.")] = None,
+    beam_energy: Annotated[str | None, typer.Option("--beam-energy", help="Such as '5 keV'.")] = None,
+    material: Annotated[str | None, typer.Option("--material", help="Chemical symbol, such as Cu.")] = None,
+    probe_current: Annotated[str | None, typer.Option("--probe-current", help="Such as '1 nA'.")] = None,
+    dwell_time: Annotated[str | None, typer.Option("--dwell-time", help="Such as '10 us'.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="TIFF of heights and σ in nm.")] = Path("heights.tif"),
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of runs.", envvar="RILIEVO_DATA")] = None,
+    db: Annotated[str | None, typer.Option("--db", help="URL of another database.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
+) -> None:
+    """Turn segment images into heights in nm with their σ: a TIFF, a figure and JSON beside it."""
+    if run is not None:
+        if files:
+            raise InputError("give either files or --run, not both")
+        _again(run, data, db, as_json)
+        return
+    if not files:
+        raise InputError("give one image per segment, or --run with a run's id")
+    given = {
+        "pixel_size": _si("--pixel-size", pixel_size, "m"),
+        "beam_energy": _si("--beam-energy", beam_energy, "J"),
+        "probe_current": _si("--probe-current", probe_current, "A"),
+        "dwell_time": _si("--dwell-time", dwell_time, "s"),
+    }
+    result = _one_frame(files[0], material) if len(files) == 1 else _segments(files, detector, material, given)
+    _write(result, output, as_json)
+
+
+def _si(option: str, text: str | None, unit: str) -> float | None:
+    """Return an option's quantity in SI; an error names the option."""
+    from drivers.errors import QuantityError
+    from drivers.units import noun, parse_quantity, si
+
+    if text is None:
+        return None
+    try:
+        value: Q = parse_quantity(text, unit)
+    except QuantityError as error:
+        raise InputError(error.message, option) from None
+    if not si(value) > 0:
+        raise InputError(f"expected {noun(unit)[0]} above 0; got {text}", option)
+    return si(value)
+
+
+def _segments(files: list[Path], detector: Path | None, material: str | None, given: dict[str, float | None]) -> Any:
+    from drivers.registry import load_detector
+    from reconstruction.files import reconstruct_files
+
+    geometry = None if detector is None else load_detector(detector)
+    return reconstruct_files(files, detector=geometry, material=material, **given)
+
+
+def _one_frame(path: Path, material: str | None) -> Any:
+    """Reconstruct a frame that this program stored: it carries its geometry and settings itself."""
+    from acquisition.store import read_frame
+    from reconstruction.photometric import reconstruct as invert
+
+    try:
+        frame = read_frame(path)
+    except StoreError as error:
+        raise InputError(f"{error.message}; a single file must be a frame of a run, otherwise give one image per "
+                         "segment", str(path)) from None  # fmt: skip
+    if frame.dark:
+        raise InputError("this is a dark frame: the beam was blanked, there is nothing to reconstruct", str(path))
+    return invert(frame, material=material or "Cu")
+
+
+def _write(result: Any, output: Path, as_json: bool) -> None:
+    from acquisition import terminal
+    from reconstruction.files import summary, write_results
+
+    written = write_results(output, result)
+    body = summary(result)
+    if as_json:
+        terminal.emit_json({**body, "files": [str(path) for path in written]})
+        return
+    out = terminal.console()
+    for name, figure in body["figures"].items():
+        sigma = f" ± {figure['sigma']:.2g}" if figure["sigma"] is not None else ""
+        out.print(f"{name.replace('_', ' '):<24}{figure['value']:.4g}{sigma} {figure['unit']}".rstrip())
+    for sentence in body["assumptions"]:
+        out.print(f"assumed: {sentence}", style="yellow")
+    for path in written:
+        out.print(f"written  {path}", soft_wrap=True)
+
+
+def _again(run: str, data: Path | None, db: str | None, as_json: bool) -> None:
+    """Make all heights of a run again."""
+    from acquisition import app as wiring
+    from acquisition import terminal
+    from acquisition.overview import find_run, summary_json
+
+    with wiring.open_laboratory(data, db) as laboratory:
+        found = find_run(laboratory.log, run)
+        frames = [frame for frame in laboratory.log.frames(found.id) if not frame.dark]
+        live = wiring.start_live()
+        try:
+            terminal.track("heights", len(frames), wiring.make_heights(laboratory, found.id, frames, live))
+        finally:
+            live.close()
+        body = summary_json(laboratory.log, found.id)
+    if as_json:
+        terminal.emit_json(body)
+    else:
+        counts = body["frames"]
+        terminal.console().print(f"{counts['heights']} heights made, {counts['failed']} failed")
