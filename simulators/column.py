@@ -1,8 +1,9 @@
-"""What lies at a place, from the top down: oxide, reduced copper, older oxide; worked out from the episodes in order."""
+"""What lies at a place, from the top down: oxide, reduced copper, older oxide, built up episode by episode."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ BURIAL = 150e-9
 """Thickness of new oxide (m) that leaves 1/e of the older copper's relief."""
 PORE_LENGTHS = (0.45, 1.0, 2.2)
 """Wavelengths of the pores' texture over the stated pore length."""
-PORE_DEPTHS = (0.06, 0.10, 0.07)
-"""Root mean square of each over the thickness of the reduced copper."""
+PORE_DEPTHS = (0.20, 0.35, 0.25)
+"""Root mean square of each over the thickness of the pores in the reduced copper."""
 DEEPEST_TEXTURE = 250e-9
 """Thickness of reduced copper (m) beyond which its texture grows no further."""
 
@@ -45,7 +46,7 @@ class Textures:
         self.front = [
             Texture(rng, extent, wavelength, nodes_for(extent, wavelength)) for wavelength in (2.5e-6, 0.7e-6)
         ]
-        self.grain = Texture(rng, period, 0.22e-6, nodes_for(period, 0.22e-6), bandwidth=0.6)
+        self.film = Texture(rng, period, 0.3e-6, nodes_for(period, 0.3e-6), bandwidth=0.6)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Places:
         """Return the first arrival (m of growth), whose it was (-1: nobody's) and the height of islands there (m)."""
         from simulators.tessellation import at_points, on_grid
 
-        look = on_grid if self.grid else at_points
+        look: Any = on_grid if self.grid else at_points
         first, height = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
         owner = np.empty(self.shape, np.int32)
         figures = (np.float32(figure) for figure in (extent, episode.grown + ahead, groove, width))
@@ -141,7 +142,7 @@ class Column:
         self.relief = self.relief * np.exp(-new / np.float32(BURIAL))
 
     def reduce(self, episode: Metal, number: int, smoothed: float) -> None:
-        """Turn oxide into porous copper behind the fronts of a reduction; ``smoothed``: the smoothing's integral now."""
+        """Turn oxide into porous copper behind a reduction's fronts; ``smoothed``: the smoothing's integral now."""
         if not episode.count:
             return
         self._touched = True
@@ -153,8 +154,8 @@ class Column:
         run = np.maximum(first - episode.births()[owner], 0)
         run /= run + np.float32(1e-6)
         ragged = np.float32(roughness) * np.clip(np.float32(0.85) * coarse + np.float32(0.5) * fine, -3, 3)
-        behind = np.where(owner >= 0, np.float32(episode.grown) - first + ragged * run, np.float32(0))
-        behind = np.maximum(behind, 0)
+        behind: Floats = np.where(owner >= 0, np.float32(episode.grown) - first + ragged * run, np.float32(0))
+        behind = np.maximum(behind, np.float32(0))
         reach = np.float32(reduction.depth_share) * behind
         from_top = np.minimum(reach, self.oxide)
         from_below = np.minimum(reach - from_top, self.buried)
@@ -168,20 +169,16 @@ class Column:
     def _pores(self, metal: Floats, behind: Floats, episode: Metal, number: int, smoothed: float) -> Floats:
         """Return what pores add to the height: copper that takes more room, and its texture. Both fade by smoothing."""
         since = np.float32(smoothed) - episode.smoothed_at(np.float32(episode.grown) - behind)
-        since = np.maximum(since, 0)
-        porosity = np.float32(self._kinetics.reduction.porosity) * np.exp(-since)
-        relief = metal * (porosity / (1 - porosity))
-        depth = np.minimum(metal, np.float32(DEEPEST_TEXTURE))
+        since = np.maximum(since, np.float32(0))
+        fresh = np.float32(self._kinetics.reduction.porosity)
+        porosity = fresh * np.exp(-since)
+        relief: Floats = metal * (porosity / (1 - porosity))
+        depth = fresh * np.minimum(metal, np.float32(DEEPEST_TEXTURE))
         for texture, length, share in zip(self._textures.pores, PORE_LENGTHS, PORE_DEPTHS, strict=True):
             values = self._places.texture(texture, number)
             # Pits are deeper than bumps are high: pores open downwards.
-            shaped = values - np.float32(0.35) * np.square(values) + np.float32(0.35)
-            relief += (
-                np.float32(share / self._kinetics.reduction.porosity * 0.3)
-                * depth
-                * shaped
-                * np.exp(-since * np.float32(length**-3))
-            )
+            values += np.float32(0.35) * (1 - np.square(values))
+            relief += np.float32(share) * depth * values * np.exp(-since * np.float32(length**-3))
         return relief
 
     def oxidised(self) -> NDArray[np.bool_]:
@@ -192,9 +189,12 @@ class Column:
     def height(self) -> Floats:
         """Return the height above the copper before any oxide, m: what the oxide swells by, and the pores."""
         result: Floats = (self.oxide + self.buried) * (1 - 1 / self._ratio) + self.relief
-        result += (
-            np.float32(3e-9)
-            * self._places.texture(self._textures.grain)
-            * np.minimum(self.oxide / np.float32(80e-9), 1)
-        )
+        rough = np.minimum(self.oxide / np.float32(80e-9), np.float32(1)) * np.float32(2e-9)
+        result += rough * self._places.texture(self._textures.film)
+        return result
+
+    def worn(self) -> Floats:
+        """Return the share of the copper's own steps that shows through oxide and copper that came from oxide."""
+        thickness = self.oxide + self.buried + self.cover * self._ratio
+        result: Floats = np.exp(-thickness / np.float32(BURIAL))
         return result

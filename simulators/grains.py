@@ -27,10 +27,14 @@ class Relief:
     Attributes
     ----------
     height : (H, W) float32, m
+        Without the steps.
+    steps : (H, W) float32, m
+        Bunches of steps, which oxide wears away.
     grain : (H, W) int32
     """
 
     height: Floats
+    steps: Floats
     grain: NDArray[np.int32]
 
 
@@ -87,20 +91,24 @@ class Grains:
         dy = y[:, None] - self._y
         dx -= self.extent * np.round(dx / self.extent)
         dy -= self.extent * np.round(dy / self.extent)
-        return np.argmin(dx**2 + dy**2, axis=1)
+        nearest: NDArray[np.intp] = np.argmin(dx**2 + dy**2, axis=1)
+        return nearest
 
     def relief(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Relief:
         """Return height and grain at the crossings of columns ``x`` (W,) and rows ``y`` (H,), m."""
         from simulators.tessellation import nearest_grains
 
+        copper = self.copper
+        width = np.float32(si(copper.groove_width))
+        reach = 8 * width
         shape = (len(y), len(x))
         grain, neighbour = np.empty(shape, np.int32), np.empty(shape, np.int32)
         distance, across, up = (np.empty(shape, np.float32) for _ in range(3))
         seeds = (self._x.astype(np.float32), self._y.astype(np.float32))
         places = (x.astype(np.float32), y.astype(np.float32))
-        nearest_grains(*seeds, *places, np.float32(self.extent), grain, neighbour, distance, across, up)
-        copper = self.copper
-        width = np.float32(si(copper.groove_width))
+        nearest_grains(
+            *seeds, *places, np.float32(self.extent), np.float32(reach), grain, neighbour, distance, across, up
+        )
         scaled = distance / width
         beside = np.exp(-scaled)
         # Half way to the neighbour's level on the border itself.
@@ -109,8 +117,8 @@ class Grains:
         # A thermal groove with its small ridges (Mullins): the copper that left the border lies beside it.
         height -= np.float32(si(copper.groove_depth)) * beside * (1 - 0.9 * scaled)
         height += np.float32(si(copper.undulation)) * self._undulation.on_grid(x, y)
-        height += self._steps(grain, across, up, self._meander.on_grid(x, y)) * (1 - beside)
-        return Relief(height, grain)
+        steps = self._steps(grain, across, up, self._meander.on_grid(x, y)) * (1 - beside)
+        return Relief(height, steps, grain)
 
     def _steps(self, grain: NDArray[np.int32], across: Floats, up: Floats, meander: Floats) -> Floats:
         """Return bunches of steps: terraces that rise gently and end in a riser of some 60 nm."""

@@ -1,8 +1,8 @@
 """Nuclei that appear and spread: the islands of one oxidation, the metal of one reduction.
 
 Each site where a nucleus can appear carries a threshold, drawn once from the exponential distribution: the nucleus is
-there when the integral of the nucleation rate has reached it, which makes N(t) = N_s (1 − exp(−∫k dt)) for any course of
-temperature and pressure. Sizes are integrals of speeds since birth. Nothing else is kept, so that the state does not
+there when the integral of the nucleation rate has reached it, which makes N(t) = N_s (1 − exp(−∫k dt)) for any course
+of temperature and pressure. Sizes are integrals of speeds since birth. Nothing else is kept, so that the state does not
 depend on how time was cut into steps.
 """
 
@@ -92,7 +92,8 @@ class Nuclei:
 
     def births(self) -> NDArray[np.float32]:
         """Return the integral of the edge speed at the birth of each nucleus so far, m. Shape (n,)."""
-        return self.reach[self.state == GROWN].astype(np.float32)
+        births: NDArray[np.float32] = self.reach[self.state == GROWN].astype(np.float32)
+        return births
 
     def due(self, seconds: float, rate: float, density: float) -> list[Due]:
         """Return the sites that become nuclei within ``seconds`` at ``rate`` (1/s), in order of time."""
@@ -117,6 +118,10 @@ class Nuclei:
         dx -= self.extent * np.round(dx / self.extent)
         dy -= self.extent * np.round(dy / self.extent)
         return dx, dy
+
+
+def _single(column: Doubles) -> NDArray[np.float32]:
+    return np.ascontiguousarray(column, dtype=np.float32)
 
 
 def _when(due: Due) -> tuple[float, int]:
@@ -222,21 +227,21 @@ class Oxide(Nuclei):
         thickness = np.sqrt(self.top[sites] * np.maximum(self.thickened - self.thickened_at_birth[sites], 0.0))
         # The farthest corner of the shape lies no farther than the meeting of two neighbouring facets.
         corner = np.where(speed > 0, speed, 0.0).max(axis=1) * np.where(self.fast[sites].any(axis=1), 1.5, 1.6)
-        columns = (
-            self.x[sites],
-            self.y[sites],
-            self.reach[sites],
-            self.normal[0, sites] * inverse,
-            self.normal[1, sites] * inverse,
-            speed,
-            inverse.max(axis=1, initial=0.0),
-            1 / corner,
-            self.swelling * thickness,
-            self.lean[0, sites],
-            self.lean[1, sites],
-            self.steepness[sites],
+        return Islands(
+            _single(self.x[sites]),
+            _single(self.y[sites]),
+            _single(self.reach[sites]),
+            _single(self.normal[0, sites] * inverse),
+            _single(self.normal[1, sites] * inverse),
+            _single(speed),
+            _single(inverse.max(axis=1, initial=0.0)),
+            _single(1 / corner),
+            _single(self.swelling * thickness),
+            _single(self.lean[0, sites]),
+            _single(self.lean[1, sites]),
+            _single(self.steepness[sites]),
+            False,
         )
-        return Islands(*(np.ascontiguousarray(column, dtype=np.float32) for column in columns), round=False)
 
 
 class Metal(Nuclei):
@@ -299,5 +304,5 @@ class Metal(Nuclei):
         sites = np.flatnonzero(self.state == GROWN)
         ones = np.ones(len(sites), dtype=np.float32)
         none = np.zeros((len(sites), 8), dtype=np.float32)
-        place = (np.ascontiguousarray(column[sites], np.float32) for column in (self.x, self.y, self.reach))
-        return Islands(*place, none, none, none, ones, ones, ones, ones, ones, ones, round=True)
+        x, y, reach = (_single(column[sites]) for column in (self.x, self.y, self.reach))
+        return Islands(x, y, reach, none, none, none, ones, ones, ones, ones, ones, ones, True)

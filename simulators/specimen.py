@@ -61,13 +61,13 @@ class Grid:
     def x(self) -> NDArray[np.float64]:
         """Of the columns' centres, m. Shape (W,)."""
         columns = self.shape[1]
-        return self.centre[0] + (np.arange(columns) + 0.5 - columns / 2) * self.pixel_size
+        return self.centre[0] + (np.arange(columns, dtype=np.float64) + 0.5 - columns / 2) * self.pixel_size
 
     @property
     def y(self) -> NDArray[np.float64]:
         """Of the rows' centres, m. Shape (H,)."""
         rows = self.shape[0]
-        return self.centre[1] + (rows / 2 - np.arange(rows) - 0.5) * self.pixel_size
+        return self.centre[1] + (rows / 2 - np.arange(rows, dtype=np.float64) - 0.5) * self.pixel_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -275,7 +275,7 @@ class Specimen:
         places = Places(grid.x, grid.y, grid=True)
         column = self._column(places, self._episodes)
         copper = self.grains.relief(grid.x, grid.y)
-        height = copper.height + column.height()
+        height = copper.height + column.height() + copper.steps * column.worn()
         return Surface(HeightMap(height, grid.pixel_size), column.oxide, copper.grain, column.cover, column.buried)
 
     def truth(self, grid: Grid | None = None) -> Truth:
@@ -294,7 +294,8 @@ class Specimen:
     def _figures(self, grid: Grid) -> Truth:
         places = Places(grid.x, grid.y, grid=True)
         column = self._column(places, self._episodes)
-        height = self.grains.relief(grid.x, grid.y).height + column.height()
+        copper = self.grains.relief(grid.x, grid.y)
+        height = copper.height + column.height() + copper.steps * column.worn()
         oxides = [episode for episode in self._episodes if isinstance(episode, Oxide)]
         metal = self._episodes[-1] if self._episodes and isinstance(self._episodes[-1], Metal) else None
         return Truth(

@@ -8,27 +8,32 @@ place (a Johnson–Mehl tessellation). Distances are taken on the torus of the p
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-device = numba.njit(cache=True, error_model="numpy", nogil=True)
+# No flag that presumes finite numbers.
+device: Any = numba.njit(cache=True, fastmath={"contract", "arcp", "nsz", "afn"}, error_model="numpy", nogil=True)
 
 FACETS = 8
 FAR = np.float32(1e30)
-COARSE, FINE = 64, 16  # edges of the blocks, in pixels, from which islands out of reach are struck out
+HALF, ONE, TWO = np.float32(0.5), np.float32(1), np.float32(2)
+DIAGONAL = np.float32(0.7072)  # half of a square's, over its edge
+BLEND = np.float32(6)  # half widths of a groove beyond which the later of two islands is not felt
+LOWEST_TOP = np.float32(0.4)  # of a leaning top, over its middle's height
+COARSE, FINE = 64, 8  # edges of the blocks, in pixels, from which islands out of reach are struck out
 
 
 class Islands(NamedTuple):
     """Shapes as the kernel reads them; all float32, lengths in m.
 
     ``x``, ``y``, ``born`` (N,): place and G at birth; ``along``, ``across`` (N, 8): facet normals over their speeds, 0
-    for facets that a shape does not have; ``speed`` (N, 8); ``steepest`` (N,): greatest |n_k| / s_k, by which an arrival
-    changes with distance; ``slowest`` (N,): the same of the farthest corner; ``plateau``, ``lean_x``, ``lean_y``,
-    ``steepness`` (N,): height of the top above the original surface (m), its tilt, and the tangent of the facets' angle.
-    ``round``: discs instead, of speed 1.
+    for facets that a shape does not have; ``speed`` (N, 8); ``steepest`` (N,): greatest |n_k| / s_k, by which an
+    arrival changes with distance; ``slowest`` (N,): the least change of it with distance, towards the farthest corner;
+    ``plateau``, ``lean_x``, ``lean_y``, ``steepness`` (N,): height of the top above the original surface (m), its
+    relative slope (1/m), and the tangent of the facets' angle. ``disc``: discs of speed 1 instead.
     """
 
     x: NDArray[np.float32]
@@ -43,19 +48,19 @@ class Islands(NamedTuple):
     lean_x: NDArray[np.float32]
     lean_y: NDArray[np.float32]
     steepness: NDArray[np.float32]
-    round: bool
+    disc: bool
 
 
 @device
-def _nearest_image(delta, extent):  # type: ignore[no-untyped-def]
-    """Return a distance along one axis on the torus."""
-    return delta - extent * math.floor(delta / extent + np.float32(0.5))
+def _image(place, seed, extent):  # type: ignore[no-untyped-def]
+    """Return the coordinate of the periodic image of ``seed`` that is nearest to ``place``."""
+    return np.float32(seed + extent * math.floor((place - seed) / extent + HALF))
 
 
 @device
 def _arrival(islands, i, dx, dy):  # type: ignore[no-untyped-def]
     """Return G at which island ``i`` reaches (dx, dy) from its nucleus."""
-    if islands.round:
+    if islands.disc:
         return islands.born[i] + math.sqrt(dx * dx + dy * dy)
     latest = np.float32(0.0)
     for k in range(FACETS):
@@ -64,142 +69,241 @@ def _arrival(islands, i, dx, dy):  # type: ignore[no-untyped-def]
 
 
 @device
-def _within(islands, chosen, count, x, y, half, extent, limit, blend, kept):  # type: ignore[no-untyped-def]
-    """Strike out islands that reach no place of a block, or are later everywhere by more than ``blend``; return how many stay."""
-    first_for_sure = FAR
-    for c in range(count):
-        i = chosen[c]
-        dx = _nearest_image(x - islands.x[i], extent)
-        dy = _nearest_image(y - islands.y[i], extent)
-        if islands.born[i] + (math.sqrt(dx * dx + dy * dy) - half) * islands.slowest[i] > limit:
-            continue
-        first_for_sure = min(first_for_sure, _arrival(islands, i, dx, dy) + islands.steepest[i] * half)
-    bound = min(limit, first_for_sure + blend)
+def _block(edge, pitch, extent):  # type: ignore[no-untyped-def]
+    """Return the edge of a block in pixels: ``edge``, or fewer where it would be a large part of the period."""
+    return max(1, min(edge, int(extent / (4 * max(pitch, np.float32(1e-12))))))
+
+
+@device
+def _pitch(x):  # type: ignore[no-untyped-def]
+    """Return the distance of neighbouring columns or rows."""
+    return abs(x[1] - x[0]) if len(x) > 1 else np.float32(0)
+
+
+@device
+def _images(islands, x, y, extent, pool, at):  # type: ignore[no-untyped-def]
+    """Fill ``pool`` with every island and ``at`` (N, 2) with the images that are nearest to a place."""
+    for i in range(len(islands.x)):
+        pool[i] = i
+        at[i, 0], at[i, 1] = _image(x, islands.x[i], extent), _image(y, islands.y[i], extent)
+    return len(islands.x)
+
+
+@device
+def _within(islands, pool, at, near, x, y, half, limit, blend, kept, kept_at):  # type: ignore[no-untyped-def]
+    """Strike out islands that reach no place of a block, or reach all later than another by more than ``blend``.
+
+    ``pool``, ``at``, ``near``: the islands to choose from, where, and how many they are; ``x``, ``y``, ``half``: the
+    block's middle and half diagonal; fills ``kept`` and ``kept_at`` and returns how many stay.
+    """
+    bound = limit
+    for c in range(near):
+        i = pool[c]
+        dx, dy = x - at[c, 0], y - at[c, 1]
+        slowest = islands.slowest[i]
+        # First by the corner's distance alone, which asks for no facet.
+        if islands.born[i] + (math.sqrt(dx * dx + dy * dy) - half) * slowest <= bound:
+            bound = min(bound, _arrival(islands, i, dx, dy) + islands.steepest[i] * half + blend)
     stay = 0
-    for c in range(count):
-        i = chosen[c]
-        dx = _nearest_image(x - islands.x[i], extent)
-        dy = _nearest_image(y - islands.y[i], extent)
+    for c in range(near):
+        i = pool[c]
+        dx, dy = x - at[c, 0], y - at[c, 1]
         if islands.born[i] + (math.sqrt(dx * dx + dy * dy) - half) * islands.slowest[i] > bound:
             continue
         if _arrival(islands, i, dx, dy) - islands.steepest[i] * half <= bound:
             kept[stay] = i
+            kept_at[stay, 0], kept_at[stay, 1] = at[c, 0], at[c, 1]
             stay += 1
     return stay
 
 
 @device
-def _top(islands, i, dx, dy):  # type: ignore[no-untyped-def]
+def _top(plateau, lean_x, lean_y, dx, dy):  # type: ignore[no-untyped-def]
     """Return the height of an island's leaning top at a place."""
-    leaning = islands.plateau[i] * (1 + islands.lean_x[i] * dx + islands.lean_y[i] * dy)
-    return max(leaning, np.float32(0.4) * islands.plateau[i])
+    leaning = ONE + lean_x * dx + lean_y * dy
+    return plateau * (leaning if leaning > LOWEST_TOP else LOWEST_TOP)
 
 
 @device
-def _look(islands, chosen, count, x, y, extent, limit, groove, width):  # type: ignore[no-untyped-def]
-    """Return G of the first arrival at a place, whose it was (-1 for nobody's), and the height there."""
-    first, second = FAR, FAR
-    owner, other = -1, -1
+def _rank(islands, kept, at, count, x, y, here, first, second, one, two):  # type: ignore[no-untyped-def]
+    """Find the first and the second arrival at the places of a block, all arrays (n,); loops that run in lanes."""
+    number = len(x)
+    for p in range(number):
+        first[p], second[p], one[p], two[p] = FAR, FAR, -1, -1
     for c in range(count):
-        i = chosen[c]
-        dx = _nearest_image(x - islands.x[i], extent)
-        dy = _nearest_image(y - islands.y[i], extent)
-        arrival = _arrival(islands, i, dx, dy)
-        if arrival < first:
-            second, other = first, owner
-            first, owner = arrival, i
-        elif arrival < second:
-            second, other = arrival, i
-    if first > limit or owner < 0:
-        return FAR, -1, np.float32(0.0)
-    if islands.round:
-        return first, owner, np.float32(0.0)
-    dx = _nearest_image(x - islands.x[owner], extent)
-    dy = _nearest_image(y - islands.y[owner], extent)
-    depth = FAR
-    for k in range(FACETS):
-        if islands.speed[owner, k] > 0:
-            gone = limit - islands.born[owner] - islands.along[owner, k] * dx - islands.across[owner, k] * dy
-            depth = min(depth, islands.speed[owner, k] * gone)
-    top = _top(islands, owner, dx, dy)
-    if second <= limit:
-        apart = (second - first) / width
-        share = apart / (1 + apart)
-        dx = _nearest_image(x - islands.x[other], extent)
-        dy = _nearest_image(y - islands.y[other], extent)
-        top = np.float32(0.5) * ((1 + share) * top + (1 - share) * _top(islands, other, dx, dy))
-        top *= 1 - groove * math.exp(-apart)
-    return first, owner, min(top, islands.steepness[owner] * depth)
+        i = kept[c]
+        u, v, born = at[c, 0], at[c, 1], islands.born[i]
+        if islands.disc:
+            for p in range(number):
+                here[p] = born + math.sqrt((x[p] - u) * (x[p] - u) + (y[p] - v) * (y[p] - v))
+        else:
+            for p in range(number):
+                here[p] = born
+            for k in range(FACETS):
+                along, across = islands.along[i, k], islands.across[i, k]
+                for p in range(number):
+                    there = born + along * (x[p] - u) + across * (y[p] - v)
+                    here[p] = there if there > here[p] else here[p]
+        for p in range(number):
+            sooner, soon = here[p] < first[p], here[p] < second[p]
+            second[p] = first[p] if sooner else (here[p] if soon else second[p])
+            two[p] = one[p] if sooner else (c if soon else two[p])
+            first[p] = here[p] if sooner else first[p]
+            one[p] = c if sooner else one[p]
+
+
+@device
+def _heights(islands, kept, at, one, two, first, second, x, y, limit, groove, width, height):  # type: ignore[no-untyped-def]
+    """Fill the heights at places (n,) that ``kept[one]`` reached first and ``kept[two]`` (-1: nobody) next."""
+    plateau, lean_x, lean_y = islands.plateau, islands.lean_x, islands.lean_y
+    for p in range(len(x)):
+        height[p] = 0
+        if one[p] < 0 or first[p] > limit:
+            continue
+        i = kept[one[p]]
+        dx, dy = x[p] - at[one[p], 0], y[p] - at[one[p], 1]
+        depth, grown = FAR, limit - islands.born[i]
+        for k in range(FACETS):
+            inside = islands.speed[i, k] * (grown - islands.along[i, k] * dx - islands.across[i, k] * dy)
+            inside = inside if islands.speed[i, k] > 0 else FAR
+            depth = inside if inside < depth else depth
+        top = _top(plateau[i], lean_x[i], lean_y[i], dx, dy)
+        if two[p] >= 0 and second[p] <= limit:
+            j = kept[two[p]]
+            apart = (second[p] - first[p]) / width
+            share = apart / (ONE + apart)
+            dx, dy = x[p] - at[two[p], 0], y[p] - at[two[p], 1]
+            beyond = _top(plateau[j], lean_x[j], lean_y[j], dx, dy)
+            top = HALF * ((ONE + share) * top + (ONE - share) * beyond) * (ONE - groove * math.exp(-apart))
+        face = islands.steepness[i] * depth
+        height[p] = top if top < face else face
 
 
 @device
 def on_grid(islands, x, y, extent, limit, groove, width, first, owner, height):  # type: ignore[no-untyped-def]
-    """Fill ``first`` (float32), ``owner`` (int32) and ``height`` (float32, m), each (H, W), for rows ``y`` and columns ``x``.
+    """Fill ``first`` (float32, m), ``owner`` (int32) and ``height`` (float32, m), each (H, W).
 
-    ``limit``: G now; ``groove``: its relative depth where two islands meet; ``width``: its half width, m of G.
+    ``x`` (W,), ``y`` (H,): columns and rows, m; ``limit``: G now, m; ``groove``: its depth where two islands meet over
+    the height there; ``width``: its half width, m of G. Where nobody has been, ``first`` is huge and ``owner`` -1.
     """
     rows, columns, number = len(y), len(x), len(islands.x)
-    everybody = np.arange(number)
-    coarse = np.empty(number, np.int64)
-    fine = np.empty(number, np.int64)
-    blend = 6 * width
-    pitch = max(abs(x[1] - x[0]) if columns > 1 else np.float32(0), abs(y[1] - y[0]) if rows > 1 else np.float32(0))
-    for top in range(0, rows, COARSE):
-        for left in range(0, columns, COARSE):
-            bottom, right = min(top + COARSE, rows), min(left + COARSE, columns)
-            half = pitch * COARSE * np.float32(0.7072)
-            middle_x = np.float32(0.5) * (x[left] + x[right - 1])
-            middle_y = np.float32(0.5) * (y[top] + y[bottom - 1])
-            near = _within(islands, everybody, number, middle_x, middle_y, half, extent, limit, blend, coarse)
+    everybody, coarse, fine = np.empty(number, np.int64), np.empty(number, np.int64), np.empty(number, np.int64)
+    at, coarse_at = np.empty((number, 2), np.float32), np.empty((number, 2), np.float32)
+    fine_at = np.empty((number, 2), np.float32)
+    lanes = np.empty((5, FINE * FINE), np.float32)
+    places = np.empty((2, FINE * FINE), np.int32)
+    blend = BLEND * width
+    pitch = max(_pitch(x), _pitch(y))
+    edge = _block(COARSE, pitch, extent)
+    for top in range(0, rows, edge):
+        for left in range(0, columns, edge):
+            bottom, right = min(top + edge, rows), min(left + edge, columns)
+            u, v = HALF * (x[left] + x[right - 1]), HALF * (y[top] + y[bottom - 1])
+            _images(islands, u, v, extent, everybody, at)
+            half = DIAGONAL * pitch * edge
+            near = _within(islands, everybody, at, number, u, v, half, limit, blend, coarse, coarse_at)
+            half = DIAGONAL * pitch * FINE
             for r0 in range(top, bottom, FINE):
                 for c0 in range(left, right, FINE):
                     r1, c1 = min(r0 + FINE, bottom), min(c0 + FINE, right)
-                    half = pitch * FINE * np.float32(0.7072)
-                    middle_x = np.float32(0.5) * (x[c0] + x[c1 - 1])
-                    middle_y = np.float32(0.5) * (y[r0] + y[r1 - 1])
-                    count = _within(islands, coarse, near, middle_x, middle_y, half, extent, limit, blend, fine)
-                    for r in range(r0, r1):
-                        for c in range(c0, c1):
-                            first[r, c], owner[r, c], height[r, c] = _look(
-                                islands, fine, count, x[c], y[r], extent, limit, groove, width
-                            )
+                    u, v = HALF * (x[c0] + x[c1 - 1]), HALF * (y[r0] + y[r1 - 1])
+                    count = _within(islands, coarse, coarse_at, near, u, v, half, limit, blend, fine, fine_at)
+                    _fill(
+                        islands, fine, fine_at, count, x[c0:c1], y[r0:r1], limit, groove, width, lanes, places,
+                        first[r0:r1, c0:c1], owner[r0:r1, c0:c1], height[r0:r1, c0:c1],
+                    )  # fmt: skip
+
+
+@device
+def _fill(islands, kept, at, count, x, y, limit, groove, width, lanes, places, first, owner, height):  # type: ignore[no-untyped-def]
+    """Fill one block of at most FINE² places; ``lanes`` (5, FINE²) and ``places`` (2, FINE²) are room to work in."""
+    rows, columns = len(y), len(x)
+    number = rows * columns if count > 0 else 0
+    for r in range(rows):
+        for c in range(columns):
+            lanes[0, r * columns + c], lanes[1, r * columns + c] = x[c], y[r]
+            first[r, c], owner[r, c], height[r, c] = FAR, -1, np.float32(0)
+    u, v, soonest, next_ = lanes[0, :number], lanes[1, :number], lanes[3, :number], lanes[4, :number]
+    one, two = places[0, :number], places[1, :number]
+    _rank(islands, kept, at, count, u, v, lanes[2, :number], soonest, next_, one, two)
+    tall = lanes[2, :number]
+    if not islands.disc:
+        _heights(islands, kept, at, one, two, soonest, next_, u, v, limit, groove, width, tall)
+    for p in range(number):
+        if one[p] >= 0 and soonest[p] <= limit:
+            r, c = p // columns, p % columns
+            first[r, c], owner[r, c] = soonest[p], kept[one[p]]
+            height[r, c] = np.float32(0) if islands.disc else tall[p]
 
 
 @device
 def at_points(islands, x, y, extent, limit, groove, width, first, owner, height):  # type: ignore[no-untyped-def]
     """Fill ``first``, ``owner`` and ``height``, each (n,), for the points ``x``, ``y`` (n,)."""
-    everybody = np.arange(len(islands.x))
     for p in range(len(x)):
-        first[p], owner[p], height[p] = _look(
-            islands, everybody, len(everybody), x[p], y[p], extent, limit, groove, width
-        )
+        q = p + 1
+        on_grid(
+            islands, x[p:q], y[p:q], extent, limit, groove, width,
+            first[p:q].reshape(1, 1), owner[p:q].reshape(1, 1), height[p:q].reshape(1, 1),
+        )  # fmt: skip
 
 
 @device
-def nearest_grains(seed_x, seed_y, x, y, extent, grain, neighbour, distance, across, up):  # type: ignore[no-untyped-def]
-    """Fill the periodic Voronoi cell, the nearest other cell, the distance to it and the place within, each (H, W).
+def nearest_grains(seed_x, seed_y, x, y, extent, reach, grain, neighbour, distance, across, up):  # type: ignore[no-untyped-def]
+    """Fill periodic Voronoi cells, each (H, W).
 
-    The distance to the border with seed j is (|δ_j|² − |δ_i|²) / (2 |δ_j − δ_i|), the least over all j.
+    ``grain``, ``neighbour``: the cell and the one across its nearest border; ``distance`` to that border; ``across``
+    and ``up``: the place within the cell, from its seed; m. The distance to the border with seed j is
+    (|δ_j|² − |δ_i|²) / (2 |δ_j − δ_i|), at least half of |δ_j| − |δ_i|: seeds farther off by twice ``reach`` are left
+    out, and distances beyond ``reach`` are upper bounds.
     """
     number = len(seed_x)
-    dx = np.empty(number, np.float32)
-    dy = np.empty(number, np.float32)
+    kept, at = np.empty(number, np.int64), np.empty((number, 2), np.float32)
     square = np.empty(number, np.float32)
-    for r in range(len(y)):
-        for c in range(len(x)):
-            own = 0
-            for i in range(number):
-                dx[i] = _nearest_image(x[c] - seed_x[i], extent)
-                dy[i] = _nearest_image(y[r] - seed_y[i], extent)
-                square[i] = dx[i] * dx[i] + dy[i] * dy[i]
-                if square[i] < square[own]:
-                    own = i
-            least, other = FAR, own
-            for i in range(number):
-                if i != own:
-                    apart = math.sqrt((dx[i] - dx[own]) ** 2 + (dy[i] - dy[own]) ** 2)
-                    to_border = (square[i] - square[own]) / (2 * apart)
-                    if to_border < least:
-                        least, other = to_border, i
-            grain[r, c], neighbour[r, c], distance[r, c] = own, other, least
-            across[r, c], up[r, c] = dx[own], dy[own]
+    pitch = max(_pitch(x), _pitch(y))
+    edge = _block(COARSE, pitch, extent)
+    half = DIAGONAL * pitch * edge
+    for top in range(0, len(y), edge):
+        for left in range(0, len(x), edge):
+            bottom, right = min(top + edge, len(y)), min(left + edge, len(x))
+            u, v = HALF * (x[left] + x[right - 1]), HALF * (y[top] + y[bottom - 1])
+            count = _near_seeds(seed_x, seed_y, u, v, extent, TWO * (half + reach), kept, at, square)
+            for r in range(top, bottom):
+                for c in range(left, right):
+                    own, other, nearest = _cell(at, count, x[c], y[r], square)
+                    grain[r, c], neighbour[r, c], distance[r, c] = kept[own], kept[other], nearest
+                    across[r, c], up[r, c] = x[c] - at[own, 0], y[r] - at[own, 1]
+
+
+@device
+def _near_seeds(seed_x, seed_y, u, v, extent, slack, kept, at, away):  # type: ignore[no-untyped-def]
+    """Fill ``kept`` and ``at`` with the seeds hardly farther than the nearest to a place; return how many they are."""
+    least = FAR
+    for i in range(len(seed_x)):
+        at[i, 0], at[i, 1] = _image(u, seed_x[i], extent), _image(v, seed_y[i], extent)
+        away[i] = math.sqrt((u - at[i, 0]) ** 2 + (v - at[i, 1]) ** 2)
+        least = min(least, away[i])
+    count = 0
+    for i in range(len(seed_x)):
+        if away[i] <= least + slack:
+            kept[count] = i
+            at[count, 0], at[count, 1] = at[i, 0], at[i, 1]
+            count += 1
+    return count
+
+
+@device
+def _cell(at, count, x, y, square):  # type: ignore[no-untyped-def]
+    """Return the nearest seed, the seed across the nearest border, and the distance to that border."""
+    own = 0
+    for k in range(count):
+        square[k] = (x - at[k, 0]) ** 2 + (y - at[k, 1]) ** 2
+        if square[k] < square[own]:
+            own = k
+    nearest, other = FAR, own
+    for k in range(count):
+        if k != own:
+            apart = (at[k, 0] - at[own, 0]) ** 2 + (at[k, 1] - at[own, 1]) ** 2
+            to_border = (square[k] - square[own]) / math.sqrt(apart) * HALF
+            if to_border < nearest:
+                nearest, other = to_border, k
+    return own, other, nearest

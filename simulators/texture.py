@@ -46,8 +46,9 @@ class Texture:
         """Return values at the crossings of columns ``x`` (W,) and rows ``y`` (H,), m. Shape (H, W)."""
         left, right, along = self._places(x)
         low, high, up = self._places(y)
-        rows = self._nodes[low] * (1 - up)[:, None] + self._nodes[high] * up[:, None]
-        first = np.take(rows, left, axis=1)
+        rows = self._nodes[low]
+        rows += (self._nodes[high] - rows) * up[:, None]
+        first: Floats = np.take(rows, left, axis=1)
         first += (np.take(rows, right, axis=1) - first) * along
         return first
 
@@ -57,8 +58,7 @@ class Texture:
         low, high, up = self._places(y)
         below = self._nodes[low, left] * (1 - along) + self._nodes[low, right] * along
         above = self._nodes[high, left] * (1 - along) + self._nodes[high, right] * along
-        result: Floats = below * (1 - up) + above * up
-        return result
+        return (below * (1 - up) + above * up).astype(np.float32)
 
 
 def nodes_for(period: float, wavelength: float, most: int = 1024) -> int:
