@@ -26,7 +26,7 @@ from acquisition.actions import Action, Imaging
 from acquisition.imaging import ImagingText, LimitsText
 from acquisition.steps import MAXIMUM_ACTIONS, VERBS, Step, not_empty, verb_problem
 from acquisition.unrolling import unroll
-from acquisition.written import Written
+from acquisition.written import Text, Written
 from drivers import document
 from drivers.document import Address, Document
 from drivers.errors import DocumentError, InputError, Problem
@@ -40,7 +40,7 @@ DEEPEST = 100
 class Recipe(Written):
     """A night, as its YAML file says it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+    name: Annotated[Text, Field(max_length=200)] = Field(
         description="What the night is called.", examples=["copper redox at 800 °C"]
     )
     description: Annotated[str, Field(max_length=10_000)] = Field("", description="What it is for, in any words.")

@@ -7,13 +7,13 @@ What a step does stands in its verb. ``gas`` may stand with one other verb and t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from acquisition.actions import FIGURES, AnyQuantity, Comparison, Condition, Imaging, Interruption
 from acquisition.imaging import ImagingChange
-from acquisition.written import Beyond, Count, Rate, Share, While, Written, above_zero, refuse
+from acquisition.written import Beyond, Count, Rate, Share, Text, While, Written, above_zero, refuse
 from drivers.units import Q, Temperature, TemperatureDifference, format_quantity, si
 
 MAXIMUM_REPEATS = 10_000
@@ -170,7 +170,10 @@ def not_empty(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return steps
 
 
-Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=2000)]
+def _some_parameters(settings: dict[str, Q]) -> dict[str, Q]:
+    if not settings:
+        raise refuse("set names no parameter; write one, such as set: {column.focus: 8.01 mm}")
+    return settings
 
 
 class Step(Written):
@@ -187,11 +190,13 @@ class Step(Written):
     imaging: ImagingChange | None = Field(
         None, description="What this step changes of the recipe's imaging.", examples=[{"field_of_view": "5 um"}]
     )
-    note: Text | None = Field(None, description="A sentence for the log.", examples=["the valve was changed"])
-    settings: dict[str, AnyQuantity] | None = Field(
+    note: Annotated[Text, Field(max_length=2000)] | None = Field(
+        None, description="A sentence for the log.", examples=["the valve was changed"]
+    )
+    settings: Annotated[dict[str, AnyQuantity], AfterValidator(_some_parameters)] | None = Field(
         None,
         alias="set",
-        min_length=1,
+        json_schema_extra={"minProperties": 1},
         description="Parameters of the instrument, by name.",
         examples=[{"column.focus": "8.01 mm"}],
     )

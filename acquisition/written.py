@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 from drivers.document import Strict
@@ -53,6 +53,13 @@ def _a_while(value: Q) -> Q:
     return value
 
 
+def _some_text(value: str) -> str:
+    if not value.strip():
+        raise refuse("the text is empty; write some, or remove the key")
+    return value
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_some_text), Field(json_schema_extra={"minLength": 1})]
 While: TypeAlias = Annotated[Duration, AfterValidator(_a_while)]
 Rate: TypeAlias = Annotated[RampRate, AfterValidator(_a_rate)]
 Share: TypeAlias = Annotated[Flow, AfterValidator(_not_below_zero)]
