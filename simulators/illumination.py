@@ -18,17 +18,20 @@ FARTHEST = 48
 
 
 @numba.njit(nogil=True, cache=True, fastmath=False)
-def emit(z, factor, pixel, table, span, x, y, rays, limits, highest, first, last, out):  # type: ignore[no-untyped-def]
+def emit(z, smooth, factor, pixel, table, common, span, x, y, rays, limits, highest, first, last, out):  # type: ignore[no-untyped-def]
     """Write what each segment collects from each pixel, before any spread.
 
     Parameters
     ----------
-    z : (H, W) float32, m
+    z, smooth : (H, W) float32, m
+        Heights, and heights smoothed over the range: the former tell how the segments differ, the latter what all get.
     factor : (H, W) float32
         Brightness of the material.
     pixel : float, m
     table : (N, N, S, 3) float32
         See :class:`simulators.emission.SegmentTable`.
+    common : (N, N) float32
+        Its mean over the segments.
     span : float
     x, y : (W,), (H,) float32, m
         Of the pixels from the optical axis.
@@ -43,8 +46,6 @@ def emit(z, factor, pixel, table, span, x, y, rays, limits, highest, first, last
     """
     height, width = z.shape
     segments = table.shape[2]
-    last_node = table.shape[0] - 1
-    scale = np.float32(last_node / (2.0 * span))
     half = np.float32(0.5 / pixel)
     for r in range(first, last):
         above, below = max(r - 1, 0), min(r + 1, height - 1)
@@ -52,22 +53,34 @@ def emit(z, factor, pixel, table, span, x, y, rays, limits, highest, first, last
             left, right = max(c - 1, 0), min(c + 1, width - 1)
             p = (z[r, right] - z[r, left]) * half
             q = (z[above, c] - z[below, c]) * half
-            bend = np.float32(1.0) + math.sqrt(np.float32(1.0) + p * p + q * q)
-            a = min(max((-p / bend + span) * scale, np.float32(0.0)), np.float32(last_node - 1e-3))
-            b = min(max((-q / bend + span) * scale, np.float32(0.0)), np.float32(last_node - 1e-3))
-            i, j = int(b), int(a)
-            fb, fa = b - i, a - j
-            w00 = (1 - fb) * (1 - fa)
-            w01 = (1 - fb) * fa
-            w10 = fb * (1 - fa)
-            w11 = fb * fa
+            i, j, w00, w01, w10, w11 = _node(
+                (smooth[r, right] - smooth[r, left]) * half, (smooth[above, c] - smooth[below, c]) * half, common, span
+            )
+            shared = w00 * common[i, j] + w01 * common[i, j + 1] + w10 * common[i + 1, j] + w11 * common[i + 1, j + 1]
+            i, j, w00, w01, w10, w11 = _node(p, q, common, span)
+            shared -= w00 * common[i, j] + w01 * common[i, j + 1] + w10 * common[i + 1, j] + w11 * common[i + 1, j + 1]
             for s in range(segments):
                 t00, t01, t10, t11 = table[i, j, s], table[i, j + 1, s], table[i + 1, j, s], table[i + 1, j + 1, s]
                 value = w00 * t00[0] + w01 * t01[0] + w10 * t10[0] + w11 * t11[0]
                 value += x[c] * (w00 * t00[1] + w01 * t01[1] + w10 * t10[1] + w11 * t11[1])
                 value += y[r] * (w00 * t00[2] + w01 * t01[2] + w10 * t10[2] + w11 * t11[2])
                 seen = _seen(z, r, c, p, q, pixel, rays[s], limits[s, 0], limits[s, 1], highest)
-                out[s, r, c] = value * factor[r, c] * seen
+                out[s, r, c] = max(value + shared, np.float32(0.0)) * factor[r, c] * seen
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _node(p, q, common, span):  # type: ignore[no-untyped-def]
+    """Return row, column and bilinear weights in the table of the normal of a slope (∂z/∂x, ∂z/∂y)."""
+    last = common.shape[0] - 1
+    scale = np.float32(last / (2.0 * span))
+    most = np.float32(last - 1e-3)
+    bend = np.float32(1.0) + math.sqrt(np.float32(1.0) + p * p + q * q)
+    a = min(max((-p / bend + np.float32(span)) * scale, np.float32(0.0)), most)
+    b = min(max((-q / bend + np.float32(span)) * scale, np.float32(0.0)), most)
+    i, j = int(b), int(a)
+    fb, fa = b - np.float32(i), a - np.float32(j)
+    one = np.float32(1.0)
+    return i, j, (one - fb) * (one - fa), (one - fb) * fa, fb * (one - fa), fb * fa
 
 
 @numba.njit(nogil=True, cache=True, inline="always")

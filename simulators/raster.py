@@ -134,7 +134,7 @@ class TwinScanner:
                 round(beam.energy.at(end) / KEV, 2) * KEV, diode.geometry.at(round(world.working_distance(end), 5))
             )
             optics = self._optics(beam, begun, end, number)
-            margin = view.margin(scan.pixel_size)
+            margin = view.margin((scan.rows, scan.columns), scan.pixel_size)
             lit = bool(optics.intensity is not None and optics.intensity.any())
             surface = world.surface(scan, margin, begun.centre) if lit else None
         if surface is None:
