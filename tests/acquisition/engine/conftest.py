@@ -144,9 +144,9 @@ class FakeLive:
 class Bench:
     """What a test of the engine needs in one hand."""
 
-    def __init__(self, log, store):
+    def __init__(self, log, store, clock=None):
         self.log, self.store = log, store
-        self.clock = VirtualClock()
+        self.clock = clock or VirtualClock()
         self.journal = []
         self.blanker = Blanker(self.journal, self.clock)
         self.scanner = Scanner(self.clock, self.blanker)

@@ -4,6 +4,7 @@ import pytest
 
 from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
 from acquisition.states import WAYS, State, step
+from drivers.clock import RealClock
 from drivers.errors import DatabaseError, DeviceError, DiskFull, RunError
 from drivers.units import quantity
 
@@ -335,6 +336,15 @@ def test_two_nights_are_the_same(tmp_path, configure, make_live, bench):
     first = story(bench)
     with Log.open(tmp_path / "again.db") as log, Store(tmp_path / "again") as store:
         assert story(type(bench)(log, store)) == first
+
+
+def test_the_same_engine_runs_on_the_real_clock(bench, configure, live):
+    real = type(bench)(bench.log, bench.store, RealClock())
+    outcome, run_id = real.play([configure, *frames(2, every="1 s"), Hold(address="h", duration="100 ms")], live)
+    assert outcome.state is State.FINISHED
+    first, second = (frame.time for frame in bench.log.frames(run_id))
+    assert (second - first).total_seconds() == pytest.approx(1.0, abs=0.5)
+    assert [entry.state for entry in bench.log.reconstructions(run_id)] == ["done", "done"]
 
 
 def test_telemetry_keeps_the_truth_apart(bench, configure):
