@@ -111,19 +111,19 @@ class Blanker:
 
 
 class Truth:
-    """What only the simulator knows, of the field that was scanned last (1024 pixels of 10 nm before any scan).
+    """What only the simulator knows, of the field of the last frame.
 
     Attributes
     ----------
     world : World
-        For tests and benchmarks: ``world_of(instrument).surface(scan)`` is the relief in the field now.
+        For tests and benchmarks: ``world_of(instrument).truth_surface()`` is the relief in that field.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     def __call__(self) -> Mapping[str, Q]:
-        """Return coverage, nuclei, oxide volume per area, the sample's temperature, partial pressures and drift."""
+        """Return coverage, nuclei, roughness, oxide per area, the sample's temperature, partial pressures, drift."""
         with self.world.lock:
             self.world.catch_up()
             truth = self.world.specimen.truth(self.world.field())
@@ -131,6 +131,8 @@ class Truth:
             known = {
                 "coverage": quantity(truth.coverage, ""),
                 "nuclei": quantity(truth.nuclei, ""),
+                "metal_nuclei": quantity(truth.metal_nuclei, ""),
+                "roughness": quantity(truth.roughness, "m"),
                 "oxide_volume": quantity(truth.oxide_volume, "m"),
                 "sample_temperature": quantity(self.world.furnace.sample, "K"),
                 "drift.x": quantity(dx, "m"),
@@ -160,6 +162,7 @@ def build(role: str, options: Mapping[str, Any], context: Context) -> Any:  # no
     if "twin" not in context.shared:
         context.shared["twin"] = _world(context)
         context.truth = Truth(context.shared["twin"])
+        context.closers.append(context.shared["twin"].close)
     world: World = context.shared["twin"]
     builders: dict[str, Callable[[World, Context], Any]] = {
         "column": _column,

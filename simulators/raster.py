@@ -124,7 +124,7 @@ class TwinScanner:
         """Render what the raster saw; the specimen is the one at its end, seconds after its beginning."""
         world, scan = self._world, begun.scan
         with world.lock:
-            world.scan = scan
+            world.scan, world.scanned_at = scan, begun.centre
             end = world.catch_up()
             beam, diode = world.beam, world.diode
             assert beam is not None and diode is not None  # noqa: S101, PT018  built before the scanner

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from drivers.clock import Clock
 from drivers.contract import Scan
+from drivers.errors import DeviceUnavailable
 from drivers.sample import HeightMap
 from simulators.chamber import Chamber, FlowController, unscattered_share
 from simulators.detector import Diode
@@ -122,8 +123,11 @@ class World:
         self.emission = self._wander("probe current", 0.002, 600.0)
         self.wanders: list[Wander] = [*self.drift.velocity, self.emission]
         self.frames = 0
-        self.scan = Scan(1024, 1024, 10.24e-6, 1e-5)
-        """Of the last frame."""
+        self.scan = Scan(512, 512, 10e-6, 1e-5)
+        """Of the last frame; until there is one, what is usual."""
+        self.scanned_at: tuple[float, float] | None = None
+        """Middle of the last frame's field on the specimen, m, when its raster began."""
+        self.closed = False
         self.index = 0
         self._origin = clock.monotonic()
         self._start = clock.now()
@@ -146,7 +150,15 @@ class World:
         return self._start + timedelta(seconds=self.index * STEP)
 
     def catch_up(self) -> float:
-        """Bring the world to the present and return its time, s. Hold the lock."""
+        """Bring the world to the present and return its time, s. Hold the lock.
+
+        Raises
+        ------
+        DeviceUnavailable
+            After :meth:`close`.
+        """
+        if self.closed:
+            raise DeviceUnavailable("the twin has been closed; build the instrument again")
         time = self.time
         due = math.floor(time / STEP + 1e-9)
         while self.index < due:
@@ -192,11 +204,25 @@ class World:
             self.stage.y.at(time) - sine * x + cosine * y,
         )
 
+    def close(self) -> None:
+        """Answer no more."""
+        with self.lock:
+            self.closed = True
+
     def field(self) -> Grid:
-        """Return the field of the last frame, where it stands now. A rotated stage's is taken upright."""
+        """Return the field of the last frame on the specimen; a rotated stage's is taken upright."""
         from simulators.specimen import Grid
 
-        return Grid(self.centre(self.time), self.scan.pixel_size, (self.scan.rows, self.scan.columns))
+        centre = self.scanned_at or self.centre(self.time)
+        return Grid(centre, self.scan.pixel_size, (self.scan.rows, self.scan.columns))
+
+    def truth_surface(self) -> Surface:
+        """Return the relief in the last frame's field, as it is now: for comparison with what was reconstructed.
+
+        Call it before the clock goes on, and it is the surface that the frame was rendered from, without the frame's
+        distortion (0.1 % of the field unless the instrument's file says otherwise) and drift within the raster.
+        """
+        return self.surface(self.scan, 0, self.scanned_at)
 
     def surface(self, scan: Scan, margin: int = 0, centre: tuple[float, float] | None = None) -> Surface:
         """Return what lies in the field of a scan now, as the beam sees it: the truth that a frame is made from.
