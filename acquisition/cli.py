@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acquisition.reconstruct import reconstruct
+from acquisition.simulate import simulate_app
 from drivers.errors import DiskFull, InputError, RilievoError, StoreError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 database_app = typer.Typer(help="Look after the database.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(database_app, name="db")
+app.add_typer(simulate_app, name="simulate")
 app.command()(reconstruct)
 
 Data = Annotated[
