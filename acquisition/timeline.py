@@ -27,7 +27,9 @@ class Entry(NamedTuple):
 def timeline(moments: Iterable[Moment]) -> Iterator[Entry]:
     """Yield a stretch for each action, in its order; a series is one stretch, and some actions take no time."""
     for moment in moments:
-        yield Entry(moment.start, moment.duration, moment.action.address, label(moment.action))
+        action = moment.action
+        what = f"{action.name}: {label(action)}" if action.name else label(action)
+        yield Entry(moment.start, moment.duration, action.address, what)
 
 
 def label(action: Action) -> str:

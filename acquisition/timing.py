@@ -39,7 +39,7 @@ class Timing:
 
     scan: ScanTiming
     start_temperature: float = 298.15
-    gas_settling: float = 3.0
+    gas_settling: float = 2.0
     heater_lag: float = 20.0
 
     @classmethod

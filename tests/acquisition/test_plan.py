@@ -48,7 +48,7 @@ def test_sums(paper_instrument: Instrument) -> None:
     frame = 500 * (500 * 10e-6 + 1e-4) + 0.2
     ramp = Timing.of(paper_instrument).ramp(298.15, compile_recipe(load_ramp())[0])
     assert (found.frames, found.darks) == (24, 6)
-    assert found.duration == pytest.approx(7 * frame + 3 + ramp + 2 * (9 * 30 + frame + frame) + frame)
+    assert found.duration == pytest.approx(7 * frame + 2 + ramp + 2 * (9 * 30 + frame + frame) + frame)
     assert found.dose == pytest.approx(23 * PIXEL_DOSE + 4 * PIXEL_DOSE)
     assert found.electrons_per_area == pytest.approx(27 * 62415.09 / 400e-18, rel=1e-6)
     assert found.disk_bytes == 30 * (4 * 500 * 500 * 2 + 16_384)
@@ -63,7 +63,7 @@ def load_ramp():
 
 def test_the_timeline_has_no_gaps_and_names_everything(paper_instrument: Instrument) -> None:
     found = plan(
-        "  - purge: {N2: 20 sccm, for: 5 min}\n  - dark: 2\n  - series: {every: 30 s, for: 1 min}\n"
+        "  - purge: {N2: 20 sccm, for: 5 min}\n  - dark: 2\n    name: offsets\n  - series: {every: 30 s, for: 1 min}\n"
         "  - set: {column.focus: 8.01 mm}\n  - note: done\n  - gas: {}\n",
         paper_instrument,
     )
@@ -76,7 +76,7 @@ def test_the_timeline_has_no_gaps_and_names_everything(paper_instrument: Instrum
         ("imaging", "5 keV, 1 nA, 500 × 500 over 10 um, 10 us a pixel"),
         ("steps[0].purge.gas", "N2 20 sccm"),
         ("steps[0].purge.hold", "hold for 5 min"),
-        ("steps[1].dark", "2 dark frames"),
+        ("steps[1].dark", "offsets: 2 dark frames"),
         ("steps[2].series", "series of 3 frames, one every 30 s"),
         ("steps[3].set.column.focus", "set column.focus to 8.01 mm"),
         ("steps[4].note", "done"),
@@ -279,7 +279,10 @@ def test_files_that_are_no_recipe_at_all(paper_instrument: Instrument, tmp_path:
 NOTES = {
     "no darks": ("  - frame: true\n", "steps[0].frame: no dark frames before"),
     "glow": (
-        "  - dark: 2\n  - ramp: {heater: 800 K, rate: 1 K/s}\n  - frame: true\n  - ramp: {heater: 300 K, rate: 1 K/s}\n",
+        (
+            "  - dark: 2\n  - ramp: {heater: 800 K, rate: 1 K/s}\n  - frame: true\n"
+            "  - ramp: {heater: 300 K, rate: 1 K/s}\n"
+        ),
         "steps[2].frame: the last dark frames were taken at 298 K, the frames are at 800 K",
     ),
     "stop": (
