@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ SATURATED_SHARE = 0.25
 DEAD_SHARE = 0.02
 """Signal below this share of the others' median is none."""
 _PARTS = 8
+_CLASSES = 24
+
+
+OffsetSource: TypeAlias = Literal["measured", "estimated", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,10 @@ class SegmentEstimate:
     state : str
         ``live``, ``dead`` (no signal) or ``saturated``.
     offset : float, ADU
-    offset_known : bool
-        Measured by a dark frame; otherwise zero is assumed.
+    offset_source : str
+        ``measured`` by a dark frame, ``estimated`` from the noise or ``assumed`` to be zero.
+    offset_interval : (float, float), ADU
+        95 %; not finite where zero was assumed.
     gain : float
         Relative: the mean of the live segments is 1.
     gain_interval : (float, float)
@@ -52,7 +58,8 @@ class SegmentEstimate:
     name: str
     state: str
     offset: float
-    offset_known: bool
+    offset_source: OffsetSource
+    offset_interval: tuple[float, float]
     gain: float
     gain_interval: tuple[float, float]
     noise_gain: float
@@ -67,7 +74,9 @@ class Signals:
     ----------
     means : (S, h, w) array, ADU
         Offset subtracted, on blocks of ``BLOCK`` pixels.
-    offsets : (S,) array, ADU
+    offsets, offset_errors : (S,) arrays, ADU
+    sources : tuple of str
+        Of the offsets.
     clipped : (S,) array
         Share of saturated pixels.
     states : tuple of str
@@ -75,6 +84,8 @@ class Signals:
 
     means: Floats
     offsets: Floats
+    offset_errors: Floats
+    sources: tuple[OffsetSource, ...]
     clipped: Floats
     states: tuple[str, ...]
 
@@ -96,8 +107,9 @@ def read_signals(frame: Frame) -> Signals:
         raise ImageError("expected a frame with the beam on; this one was taken with the beam blanked")
     if min(frame.shape) < 16:
         raise ImageError(f"expected 16 × 16 pixels or more; got {frame.shape[1]} × {frame.shape[0]}")
-    offsets = np.array([channel.offset or 0.0 for channel in frame.channels])
-    means = np.stack([blocks(counts) for counts in frame.counts]) - offsets[:, None, None]
+    raw = np.stack([blocks(counts) for counts in frame.counts]).astype(np.float64)
+    offsets, errors, sources = _offsets(frame, raw)
+    means = raw - offsets[:, None, None]
     clipped = np.array(
         [np.mean(counts >= channel.saturation) for counts, channel in zip(frame.counts, frame.channels, strict=True)]
     )
@@ -113,7 +125,73 @@ def read_signals(frame: Frame) -> Signals:
         "saturated" if share > SATURATED_SHARE else "dead" if none else "live"
         for share, none in zip(clipped, dead, strict=True)
     )
-    return Signals(means, offsets, clipped, states)
+    return Signals(means, offsets, errors, sources, clipped, states)
+
+
+def _offsets(frame: Frame, raw: Floats) -> tuple[Floats, Floats, tuple[OffsetSource, ...]]:
+    """Return each segment's offset, its standard error and where it comes from."""
+    unknown = [index for index, channel in enumerate(frame.channels) if channel.offset is None]
+    offsets = np.array([channel.offset or 0.0 for channel in frame.channels])
+    errors = np.array([(channel.read_noise or 0.0) / raw[0].size ** 0.5 for channel in frame.channels])
+    sources: list[OffsetSource] = ["measured"] * len(offsets)
+    levels = raw.mean(axis=(1, 2))
+    found = [zero_signal(frame.counts[index], frame.channels[index].saturation) for index in unknown]
+    known = [(value / level, error / level) for (value, error), level in zip(found, levels[unknown], strict=True)]
+    certain = [(share, error) for share, error in known if np.isfinite(error) and error > 0]
+    if certain:
+        # Segments of one amplifier stand at the same share of their level; together they tell it better.
+        shares, doubts = np.array(certain).T
+        weights = 1 / doubts**2
+        share, doubt = float(weights @ shares / weights.sum()), float(weights.sum() ** -0.5)
+    for index in unknown:
+        sources[index] = "estimated" if certain else "assumed"
+        offsets[index] = share * levels[index] if certain else 0.0
+        errors[index] = doubt * levels[index] if certain else np.inf
+    return offsets, errors, tuple(sources)
+
+
+def zero_signal(counts: NDArray[np.uint16], saturation: int) -> tuple[float, float]:
+    """Return the counts at which the noise would vanish, and their standard error, both ADU.
+
+    Photon noise grows with the signal: var = a · (counts − offset). The variance in classes of local level, taken to
+    zero, tells the offset. Amplifier noise moves the result downwards, never up, so that slopes come out too small
+    rather than too large. The error is infinite where the levels in the image differ too little to tell.
+    """
+    second, level = _second_differences(counts)
+    noise = float(np.median(np.abs(second))) / 0.6745 / 6
+    inside = (level > 4 * noise) & (level < saturation - 4 * noise)
+    if noise == 0 or inside.sum() < 1000:
+        return 0.0, np.inf
+    modulus, level = np.abs(second[inside]), level[inside]
+    low, high = (float(each) for each in np.quantile(level, [0.0005, 0.9995]))
+    edges = np.linspace(low, high, _CLASSES + 1)
+    which = np.digitize(level, edges[1:-1])
+    places, variances, numbers = [], [], []
+    for each in range(_CLASSES):
+        members = which == each
+        if members.sum() >= 50:
+            places.append(float(level[members].mean()))
+            variances.append((float(np.median(modulus[members])) / 0.6745) ** 2 / 36)
+            numbers.append(int(members.sum()))
+    if len(places) < 4:
+        return 0.0, np.inf
+    # The median's variance, and neighbouring differences that share pixels: four times that of independent squares.
+    errors = np.array(variances) * np.sqrt(8 / np.array(numbers)) + 0.02 * np.array(variances)
+    (slope, base), covariance = np.polyfit(places, variances, 1, w=1 / errors, cov="unscaled")
+    if slope <= 5 * np.sqrt(covariance[0, 0]):
+        return 0.0, np.inf
+    gradient = np.array([base / slope**2, -1 / slope])
+    return float(-base / slope), float(np.sqrt(gradient @ covariance @ gradient))
+
+
+def _second_differences(counts: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return (1, −2, 1) ⊗ (1, −2, 1) of the counts and the mean of the 5 × 5 pixels around. Shapes (H − 4, W − 4)."""
+    image = counts.astype(np.float32)
+    down = image[:-2] - 2 * image[1:-1] + image[2:]
+    second = down[:, 2:] - 2 * down[:, 1:-1] + down[:, :-2]
+    columns = np.lib.stride_tricks.sliding_window_view(image, 5, axis=0).mean(axis=-1)
+    level = np.lib.stride_tricks.sliding_window_view(columns, 5, axis=1).mean(axis=-1)
+    return second[1:-1, 1:-1], level
 
 
 def describe_missing(names: Sequence[str], states: Sequence[str]) -> str:
@@ -188,15 +266,16 @@ def estimates(frame: Frame, signals: Signals, law: SegmentLaw, gains: Floats, er
         noise_gain, read = noise_model(channel, noise_variance(frame.counts[index]), level)
         place = law.live.index(index) if index in law.live else None
         gain = float(gains[place]) if place is not None else 0.0
-        spread = 1.96 * gain * float(errors[place]) if place is not None else 0.0
+        spread = gain * float(errors[place]) if place is not None else 0.0
         found.append(
             SegmentEstimate(
                 name=channel.name,
                 state=signals.states[index],
                 offset=float(signals.offsets[index]),
-                offset_known=channel.offset is not None,
+                offset_source=signals.sources[index],
+                offset_interval=_interval(float(signals.offsets[index]), float(signals.offset_errors[index])),
                 gain=gain,
-                gain_interval=(gain - spread, gain + spread),
+                gain_interval=_interval(gain, spread),
                 noise_gain=noise_gain,
                 read_noise=read,
             )
@@ -204,9 +283,5 @@ def estimates(frame: Frame, signals: Signals, law: SegmentLaw, gains: Floats, er
     return found
 
 
-def unusable_share(counts: NDArray[np.uint16], channels: Sequence[Channel]) -> NDArray[np.float32]:
-    """Return, on blocks, the share of pixels with a saturated segment. Shape (S, H, W) → (h, w)."""
-    clipped: NDArray[Any] = np.zeros(counts.shape[1:], bool)
-    for image, channel in zip(counts, channels, strict=True):
-        clipped |= image >= channel.saturation
-    return np.asarray(blocks(clipped.astype(np.float32)), dtype=np.float32)
+def _interval(value: float, error: float) -> tuple[float, float]:
+    return (value - 1.96 * error, value + 1.96 * error)

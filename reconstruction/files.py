@@ -146,18 +146,16 @@ def _detector_notes(
     geometry: DetectorGeometry, estimate: AzimuthEstimate | None, working_distance: float | None
 ) -> list[str]:
     if estimate is None:
-        if working_distance is not None and abs(working_distance / geometry.working_distance - 1) > 0.02:
-            return [
-                f"the detector file's working distance, {geometry.working_distance * 1e3:.3g} mm, was taken; the images "
-                f"say {working_distance * 1e3:.3g} mm"
-            ]
-        return []
+        if working_distance is None or abs(working_distance / geometry.working_distance - 1) < 0.02:
+            return []
+        used, said = geometry.working_distance * 1e3, working_distance * 1e3
+        return [f"the detector file's working distance, {used:.3g} mm, was taken; the images say {said:.3g} mm"]
     shown = ", ".join(f"{math.degrees(azimuth):.1f}°" for azimuth in estimate.azimuths)
+    radii = f"{INNER_RADIUS * 1e3:g} to {OUTER_RADIUS * 1e3:g} mm"
     notes = [
-        f"segment azimuths are ESTIMATED from the images: {shown}, ± {math.degrees(estimate.sigma):.1f}° together; up and "
-        f"down are told apart by the field's brightening, {estimate.significance:.0f} standard errors",
-        f"the detector's radii are not known: {INNER_RADIUS * 1e3:g} to {OUTER_RADIUS * 1e3:g} mm were assumed; the "
-        f"vertical scale depends on them",
+        f"segment azimuths are ESTIMATED from the images: {shown}, ± {math.degrees(estimate.sigma):.1f}° together",
+        f"relief and cast are told apart by the field's brightening, {estimate.significance:.0f} standard errors",
+        f"the detector's radii are not known: {radii} were assumed; the vertical scale depends on them",
     ]
     if working_distance is None:
         notes.append(f"the working distance is not known: {WORKING_DISTANCE * 1e3:g} mm was assumed")
@@ -200,8 +198,7 @@ def summary(result: Reconstruction) -> dict[str, Any]:
                 "name": segment.name,
                 "state": segment.state,
                 "azimuth": {"value": math.degrees(float(azimuth)) % 360, "unit": "deg"},
-                "offset": {"value": segment.offset, "unit": "ADU"},
-                "offset_known": segment.offset_known,
+                "offset": {"value": segment.offset, "unit": "ADU", "source": segment.offset_source},
                 "relative_gain": {"value": segment.gain, "unit": "", "interval": list(segment.gain_interval)},
                 "noise_gain": {"value": segment.noise_gain, "unit": "ADU"},
             }

@@ -154,7 +154,7 @@ def reconstruct(
         flags=flags,
         segments=segments,
         law=law,
-        figures=_figures(heights, sigma, flags),
+        figures=_figures(heights, sigma, flags, signals),
         assumptions=_assumptions(frame, signals, segments, material, even_field),
         frame=frame,
     )
@@ -286,15 +286,21 @@ def _sigma(
     return height_sigma(var_p + guessed, var_q + guessed, frame.beam.pixel_size)
 
 
-def _figures(heights: HeightMap, sigma: NDArray[np.floating[Any]], flags: NDArray[np.uint8]) -> dict[str, Figure]:
+def _figures(
+    heights: HeightMap, sigma: NDArray[np.floating[Any]], flags: NDArray[np.uint8], signals: Signals
+) -> dict[str, Figure]:
     nm = 1e-9
     mean_sigma = float(np.sqrt(np.mean(sigma**2)))
+    live = list(signals.live)
+    # Ratios of signals scale with 1 / (counts − offset): what the offset may be off by, all heights share.
+    scale = float(np.max(signals.offset_errors[live] / signals.means[live].mean(axis=(1, 2))))
     roughness = root_mean_square_height(heights.z)
     # Noise adds to Sq in squares: its share of the value is the larger part of the doubt.
     return {
         "roughness": Figure(roughness / nm, mean_sigma**2 / max(2 * roughness, mean_sigma) / nm, "nm"),
         "height_range": Figure(float(np.ptp(heights.z)) / nm, math.sqrt(2) * float(sigma.max()) / nm, "nm"),
         "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
+        "scale": Figure(1.0, scale if math.isfinite(scale) else None, ""),
         "flagged": Figure(float(np.mean(flags > 0)), None, ""),
     }
 
@@ -307,15 +313,31 @@ def _assumptions(
         "relative gains of the segments are estimated so that the field's mean tilt is zero; the heights have no tilt",
         "noise is estimated from the image, as photon noise on top of the known read noise",
     ]
-    unknown = [segment.name for segment in segments if not segment.offset_known]
-    if unknown:
-        said.append(
-            f"THE VERTICAL SCALE IS NOT KNOWN: no dark frame tells the offset of {', '.join(unknown)}; zero was "
-            "assumed. Slopes and heights may all be too small or too large by one common factor"
-        )
+    said += _scale_notes(segments)
     missing = calibration.describe_missing(frame.geometry.names, signals.states)
     if missing:
         said.append(f"{missing}: the heights come from the other segments")
     if even_field:
         said.append("the field as a whole is taken for flat: what bends all of it was removed")
     return tuple(said)
+
+
+def _scale_notes(segments: tuple[SegmentEstimate, ...]) -> list[str]:
+    """Say what is not known of the vertical scale."""
+    unknown = [segment for segment in segments if segment.offset_source != "measured"]
+    if not unknown:
+        return []
+    names = ", ".join(segment.name for segment in unknown)
+    if unknown[0].offset_source == "assumed":
+        sentence = (
+            f"THE VERTICAL SCALE IS NOT KNOWN: no dark frame tells the offset of {names}; zero was assumed. Slopes and "
+            "heights may all be too small or too large by one common factor"
+        )
+        return [sentence]
+    shown = ", ".join(f"{each.offset:.0f} ADU" for each in unknown)
+    sentence = (
+        f"THE VERTICAL SCALE IS NOT WELL KNOWN: no dark frame tells the offset of {names}. It was estimated from how "
+        f"the noise grows with the signal ({shown}), as if the amplifier had none; slopes and heights may all be too "
+        "small by one common factor, seldom too large"
+    )
+    return [sentence]
