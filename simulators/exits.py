@@ -72,7 +72,14 @@ def energies(records: NDArray[Any], energy: float) -> NDArray[np.float64]:
 def _put(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    archive.writestr(name, buffer.getvalue())
+    archive.writestr(_member(name), buffer.getvalue(), compresslevel=1)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """Return a member without a date, so that the same electrons give the same file."""
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
 
 
 def header(surface: Surface, beam: Beam, electrons: int, seed: int, stage: Stage, law: ElasticLaw) -> dict[str, Any]:
@@ -118,8 +125,10 @@ def write_exits(
     stage = stage or Stage()
     unfinished = path.with_name(path.name + ".part")
     total = 0
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr("header.json", json.dumps(header(surface, beam, electrons, seed, stage, law), indent=1))
+    with zipfile.ZipFile(unfinished, "w") as archive:
+        archive.writestr(
+            _member("header.json"), json.dumps(header(surface, beam, electrons, seed, stage, law), indent=1)
+        )
         _put(archive, "height.npy", surface.height.z.astype("<f4"))
         if surface.layer is not None and surface.thickness is not None:
             _put(archive, "layer.npy", surface.layer)

@@ -184,6 +184,20 @@ def _path_ratios(tables: list[SlowingTable]) -> Floats:
     return np.asarray((paths.max(axis=0) / paths).max(axis=1))
 
 
+def _tolerance(heights: Floats, pixel_size: float, free_path: float) -> float:
+    """Return how far (pixels) beyond the surface an electron must be to have crossed it: above float32's rounding.
+
+    ``free_path`` (pixels) of a beam electron.
+    """
+    rounding = 1e-6 * max(float(np.abs(heights).max()), *heights.shape)
+    if rounding > free_path:
+        raise InputError(
+            f"pixels of {pixel_size * 1e6:g} µm are too coarse for electrons whose free path is "
+            f"{free_path * pixel_size * 1e9:.2g} nm: expected up to {pixel_size * 1e6 * free_path / rounding:.2g} µm"
+        )
+    return float(rounding + min(1e-4, 0.05 * free_path))
+
+
 def build_scene(surface: Surface, beam: Beam, law: ElasticLaw = "browning", reach: float = REACH) -> Any:
     """Return the :class:`simulators.transport.Scene` for a surface and a beam."""
     from simulators.relief import Scene
@@ -195,6 +209,7 @@ def build_scene(surface: Surface, beam: Beam, law: ElasticLaw = "browning", reac
     rows, energies = _rows(tables, pixel)
     paths = np.array([table.path for table in tables]) / pixel
     flat = float(np.ptp(heights)) == 0.0
+    tolerance = _tolerance(heights, pixel, float(rows[:, -1, 0].min()))
     far = float(paths.max()) * 1.01
     near = max(1.0, 3.0 * float(rows[:, :, 0].max()))
     count = 1 if flat or near >= far else 1 + math.ceil(math.log2(far / near))
@@ -217,7 +232,7 @@ def build_scene(surface: Surface, beam: Beam, law: ElasticLaw = "browning", reac
         roof=np.float32(heights.max()),
         bottom=np.float32(heights.min()),
         periodic=surface.border == "periodic",
-        tolerance=np.float32(1e-4 + 1e-6 * max(float(np.abs(heights).max()), *heights.shape)),
+        tolerance=np.float32(tolerance),
         layered=layered,
         layer=layer,
         thickness=thickness,

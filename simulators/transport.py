@@ -162,10 +162,10 @@ def walk(
         if step > clear:
             ball = clearance(scene, scene.lowest, u, v, w)
             path = left * scene.reach[kind]
+            if ball < min(path, scene.radii[0]):
+                ball = max(ball, near_clearance(scene, u, v, w))
             if path < ball:
                 break
-            if ball < scene.radii[0]:
-                ball = max(ball, near_clearance(scene, u, v, w))
             # Until it has gone half the difference it cannot come to lie deeper than its path is long.
             clear = min(ball, HALF * (path - ball) + LOOK_AGAIN * ball)
             if step > ball and not stays_inside(scene, u, v, w, dw, step):
