@@ -94,10 +94,13 @@ class Reconstruction:
         reference_level : float, optional, ADU
             Of clean copper: the ``level`` of an earlier frame's coverage.
         """
-        pairs = [_halved(each) for each in (self.total, self.p, self.q)]
+        return estimate_coverage(self.flattened(), reference_level=reference_level)
+
+    def flattened(self) -> NDArray[np.floating[Any]]:
+        """Return the sum signal over the brightness that the slopes explain, on pairs of pixels. (H/2, W/2), ADU."""
+        total, p, q = (_halved(each) for each in (self.total, self.p, self.q))
         # (u, v) and (p, q) are so near to each other that the brightness may be looked up at either.
-        brightness = self.law.invert(pairs[1], pairs[2])[..., 2]
-        return estimate_coverage(pairs[0] / brightness, reference_level=reference_level)
+        return np.asarray(total / self.law.invert(p, q)[..., 2])
 
 
 def _halved(image: Singles) -> Singles:

@@ -10,7 +10,7 @@ from drivers.geometry import annular
 from drivers.units import KEV
 
 
-def lambert_signals(geometry, p, q, rays=200_000):
+def lambert_signals(geometry, p, q, rays=60_000):
     """Signals of a tilted Lambert emitter: evenly spread directions, each given to the electrode that it meets.
 
     Nothing of the package's quadrature is used; the directions follow a Fibonacci lattice on the hemisphere.

@@ -1,0 +1,260 @@
+"""Heights while the night runs: one process of its own behind a bounded queue.
+
+The acquisition offers frames and never waits: a frame that finds the queue full is left out, counted, and can be
+offered again later. A frame that cannot be reconstructed gives a result with an error and the process goes on; a
+process that dies is noticed, the frame it died of is given up, and it is started once more.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from drivers.errors import RilievoError
+from drivers.frame import Frame
+from reconstruction.metrology import Figure
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+_POLL = 0.2
+"""Seconds between two looks at whether the other process is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveResult:
+    """What became of one frame.
+
+    Attributes
+    ----------
+    frame_id : int
+        As it was offered.
+    path : Path or None
+        Where the heights are.
+    figures : dict of str to Figure
+        ``coverage``, ``roughness`` (nm), ``height_range`` (nm), ``mean_sigma`` (nm), ``scale``, ``flagged``.
+    error : str or None
+        Why there are no heights.
+    seconds : float, s
+        Of the process's time.
+    """
+
+    frame_id: int
+    path: Path | None
+    figures: dict[str, Figure] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float = 0.0
+
+
+class LiveReconstruction:
+    """A process that turns offered frames into heights.
+
+    Parameters
+    ----------
+    capacity : int
+        Frames that may wait or be worked on at once.
+    material : str
+        Of the sample, for the emission law.
+    reference_level : float, optional, ADU
+        Sum signal of clean copper; the first frame is taken for clean unless given.
+
+    Attributes
+    ----------
+    left_out : int
+        Frames that found the queue full.
+    restarts : int
+        How often the process had to be started again: once at most.
+    broken : str or None
+        Why no frame is taken any more.
+    """
+
+    def __init__(self, capacity: int = 8, *, material: str = "Cu", reference_level: float | None = None) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._capacity = capacity
+        self._options = (material, reference_level)
+        self._pending: OrderedDict[int, tuple[Frame, Path]] = OrderedDict()
+        self.left_out = 0
+        self.restarts = 0
+        self.broken: str | None = None
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._inbox: Any = self._context.Queue()
+        self._outbox: Any = self._context.Queue()
+        self._stop = self._context.Event()
+        self._process: BaseProcess = self._context.Process(
+            target=_work, args=(self._inbox, self._outbox, self._stop, *self._options), name="rilievo-reconstruction"
+        )
+        self._process.daemon = False
+        self._process.start()
+        # Without this an owner that forgot to close would wait for ever at its exit.
+        self._at_exit = Finalize(None, self._stop.set, exitpriority=100)
+
+    def offer(self, frame_id: int, frame: Frame, output: Path) -> bool:
+        """Hand a frame over and return True, or return False at once where the queue is full or the process broken.
+
+        Parameters
+        ----------
+        frame_id : int
+            Comes back with the result; different for frames that are on their way together.
+        frame : Frame
+        output : Path
+            Of the TIFF file of the heights.
+        """
+        if self._closed or self.broken is not None or len(self._pending) >= self._capacity:
+            self.left_out += 1
+            return False
+        # What the sensors said does not matter to heights, and its quantities are slow to send.
+        slim = replace(frame, readbacks={})
+        self._pending[frame_id] = (slim, output)
+        self._inbox.put((frame_id, slim, output))
+        return True
+
+    def collect(self, wait: float = 0.0) -> list[LiveResult]:
+        """Return the results that are there, after waiting up to ``wait`` seconds for the first.
+
+        Returns at once when nothing is on its way.
+        """
+        deadline = time.monotonic() + wait
+        results = self._take()
+        while not results and self._pending:
+            if not self._process.is_alive():
+                # What it sent before it died may have come in between.
+                results = self._take() or self._mourn()
+                break
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            results = self._take(min(remaining, _POLL))
+        return results
+
+    def _take(self, wait: float = 0.0) -> list[LiveResult]:
+        results: list[LiveResult] = []
+        while True:
+            try:
+                result = self._outbox.get(timeout=wait) if wait and not results else self._outbox.get_nowait()
+            except (queue.Empty, EOFError, OSError):
+                return results
+            if self._pending.pop(result.frame_id, None) is not None:
+                results.append(result)
+
+    def _mourn(self) -> list[LiveResult]:
+        """Give up the frame that the process died of, and start it again with the others, once."""
+        reason = f"the reconstruction's process ended unexpectedly (exit code {self._process.exitcode})"
+        self._release()
+        if self.restarts:
+            self.broken = f"{reason}, for the second time; frames wait for `rilievo reconstruct --run`"
+            lost = [LiveResult(frame_id, None, error=self.broken) for frame_id in self._pending]
+            self._pending.clear()
+            return lost
+        self.restarts += 1
+        culprit, _ = self._pending.popitem(last=False)
+        self._start()
+        for frame_id, (frame, output) in self._pending.items():
+            self._inbox.put((frame_id, frame, output))
+        return [LiveResult(culprit, None, error=f"{reason}; it was started again")]
+
+    def close(self, deadline: float = 10.0) -> None:
+        """End the process: after the frame at hand, or by force ``deadline`` seconds later. Twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop.set()
+        self._process.join(deadline)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(2.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._release()
+        self._process.close()
+
+    def _release(self) -> None:
+        self._at_exit.cancel()
+        for each in (self._inbox, self._outbox):
+            each.cancel_join_thread()
+            each.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _work(inbox: Any, outbox: Any, stop: Any, material: str, reference_level: float | None) -> None:
+    """Reconstruct frames until told to stop or left alone."""
+    # Ctrl-C reaches the whole terminal; the owner decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker = Worker(material, reference_level)
+    parent = multiprocessing.parent_process()
+    while not stop.is_set() and (parent is None or parent.is_alive()):
+        try:
+            frame_id, frame, output = inbox.get(timeout=_POLL)
+        except queue.Empty:
+            continue
+        outbox.put(worker.reconstruct(frame_id, frame, output))
+    if parent is None or parent.is_alive():
+        outbox.close()
+        outbox.join_thread()
+
+
+class Worker:
+    """Reconstructs frame after frame, and remembers the level of clean copper.
+
+    Parameters
+    ----------
+    material : str
+    reference_level : float or None, ADU
+        For the exposure and gains of the first frame.
+    """
+
+    def __init__(self, material: str = "Cu", reference_level: float | None = None) -> None:
+        self._material = material
+        self._reference = reference_level
+        self._exposure: tuple[float, ...] | None = None
+
+    def reconstruct(self, frame_id: int, frame: Frame, output: Path) -> LiveResult:
+        """Write the heights of a frame and return its figures; whatever goes wrong is in the result."""
+        begin = time.perf_counter()
+        try:
+            figures = self._figures(frame, output)
+        except RilievoError as error:
+            return LiveResult(frame_id, None, error=str(error), seconds=time.perf_counter() - begin)
+        except Exception as error:  # noqa: BLE001 - one bad frame must not end the night's reconstruction
+            message = f"{type(error).__name__}: {error}"
+            return LiveResult(frame_id, None, error=message, seconds=time.perf_counter() - begin)
+        return LiveResult(frame_id, output, figures, seconds=time.perf_counter() - begin)
+
+    def _figures(self, frame: Frame, output: Path) -> dict[str, Figure]:
+        from reconstruction.heights_file import write_heights
+        from reconstruction.photometric import reconstruct
+
+        result = reconstruct(frame, material=self._material)
+        reference = self._level(frame, result)
+        coverage = result.coverage(reference)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        details = {"assumptions": [*result.assumptions, *coverage.assumptions]}
+        write_heights(output, result.heights, result.sigma, details)
+        return {"coverage": coverage.figure, **result.figures}
+
+    def _level(self, frame: Frame, result: Any) -> float:
+        """Return the level of clean copper in this frame's exposure and gains; the first frame sets it."""
+        beam = frame.beam
+        known = [channel.gain for channel in frame.channels if channel.gain is not None]
+        gain = sum(known) / len(known) if len(known) == len(frame.channels) else 1.0
+        exposure = (beam.beam_energy, (beam.electrons_per_pixel or 1.0) * gain)
+        if self._reference is None or (self._exposure is not None and self._exposure[0] != exposure[0]):
+            self._reference, self._exposure = float(result.flattened().mean()), exposure
+        if self._exposure is None:
+            self._exposure = exposure
+        return self._reference * exposure[1] / self._exposure[1]
