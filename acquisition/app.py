@@ -126,13 +126,6 @@ def open_instrument(path: Path | None = None, speed: float | None = None) -> Ite
         instrument.close()
 
 
-def plan_recipe(loaded: LoadedRecipe, instrument: Instrument) -> Plan:
-    """Dry-run a recipe; raises :class:`drivers.errors.DocumentError` with everything that must not be played."""
-    from acquisition.plan import check
-
-    return check(loaded, instrument)
-
-
 def start_live(capacity: int = 8) -> Live:
     """Start the live reconstruction's process."""
     from reconstruction.live import LiveReconstruction

@@ -170,11 +170,10 @@ def _play(
 ) -> None:
     """Check, play and report a recipe, and leave with the right exit code."""
     from acquisition import app as wiring
-    from acquisition.recipe import load_recipe
+    from acquisition.plan import check_file
 
-    loaded = load_recipe(recipe)
     with wiring.open_instrument(instrument_path, speed) as instrument:
-        plan = wiring.plan_recipe(loaded, instrument)
+        loaded, plan = check_file(recipe, instrument)
         with wiring.open_laboratory(data, db) as laboratory, _interruptible() as stop_asked:
             run_id, outcome = _play_night(laboratory, loaded, plan, instrument, heights, stop_asked, as_json)
             path = wiring.report(laboratory, run_id, report_to)
@@ -259,11 +258,10 @@ def check(
     """Validate a recipe; tell its duration, dose, disk space, and what breaks a limit or a gas rule."""
     from acquisition import app as wiring
     from acquisition import terminal
-    from acquisition.recipe import load_recipe
+    from acquisition.plan import check_file
 
-    loaded = load_recipe(recipe)
     with wiring.open_instrument(instrument) as found:
-        plan = wiring.plan_recipe(loaded, found)
+        plan = check_file(recipe, found)[1]
     if as_json:
         terminal.emit_json({"instrument": found.name, **plan.to_json()})
         return

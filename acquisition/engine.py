@@ -309,8 +309,8 @@ class Engine:
             self.progress = replace(self.progress, now=self._clock.now())
         return paused
 
-    def _wait_arrived(self, parameters: Sequence[Parameter], seconds: float) -> None:
-        """Wait until every readback has come within tolerance of its setpoint.
+    def _wait_arrived(self, parameters: Sequence[Parameter], seconds: float, within: float | None = None) -> None:
+        """Wait until every readback has come within tolerance (its own unless given) of its setpoint.
 
         Raises
         ------
@@ -318,14 +318,14 @@ class Engine:
             After ``seconds``, with setpoint and readback.
         """
         deadline = self._clock.monotonic() + seconds
-        while not all(parameter.arrived() for parameter in parameters):
+        while late := [parameter for parameter in parameters if not parameter.arrived(within)]:
             if self._clock.monotonic() >= deadline:
-                late = next(parameter for parameter in parameters if not parameter.arrived())
-                wanted = format_quantity(late.setpoint) if late.setpoint is not None else "its setpoint"
+                wanted = late[0].setpoint
                 raise DeviceTimeout(
-                    f"expected {wanted} after {seconds:.0f} s; the readback is {format_quantity(late.read().value)}; "
+                    f"expected {format_quantity(wanted) if wanted is not None else 'its setpoint'} after "
+                    f"{seconds:.0f} s; the readback is {format_quantity(late[0].read().value)}; "
                     "check the device, or allow more time in the recipe",
-                    late.name,
+                    late[0].name,
                 )
             deadline += self._wait_until(min(deadline, self._clock.monotonic() + POLL))
 
@@ -362,7 +362,7 @@ class Engine:
         self._send(heater.temperature, action.target)
         # Half as long again as the ramp itself, and ten minutes for the sensor's lag.
         allowed = si(action.at_most) if action.at_most is not None else 1.5 * needed + 600.0
-        self._wait_arrived([heater.temperature], allowed)
+        self._wait_arrived([heater.temperature], allowed, within=si(action.tolerance))
 
     def _hold(self, action: Hold) -> None:
         self._wait_until(self._clock.monotonic() + si(action.duration))

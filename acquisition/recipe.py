@@ -13,13 +13,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, Field
 
 from acquisition.actions import Action, Imaging
@@ -33,7 +31,6 @@ from drivers.errors import DocumentError, InputError, Problem
 
 READY_MADE = Path(__file__).with_name("recipes")
 """Folder of the recipes that come with the program."""
-DEEPEST = 100
 """Levels of lists and mappings within each other."""
 
 
@@ -93,13 +90,7 @@ def load_recipe(path: Path) -> LoadedRecipe:
     DocumentError
         With all problems of the recipe, in the order of the text.
     """
-    try:
-        text = path.read_text("utf-8-sig") if path.stat().st_size <= document.MAXIMUM_BYTES else ""
-    except (OSError, UnicodeDecodeError):
-        text = ""  # document.read says what is wrong with the file
-    _refuse_depths(text, str(path))
-    with _not_too_deep(str(path)):
-        return _understood(document.read(path), text)
+    return _understood(document.read(path))
 
 
 def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
@@ -110,44 +101,17 @@ def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
     DocumentError
         With all problems of the recipe, in the order of the text.
     """
-    _refuse_depths(text, name)
-    with _not_too_deep(name):
-        return _understood(document.parse(text, name), text)
+    return _understood(document.parse(text, name))
 
 
-@contextmanager
-def _not_too_deep(name: str) -> Iterator[None]:
-    try:
-        yield
-    except RecursionError:
-        raise DocumentError([_too_deep(name)]) from None
-
-
-def _too_deep(name: str, line: int = 0) -> Problem:
-    return Problem(f"lists and mappings go more than {DEEPEST} levels deep; unfold some", "", name, line, int(line > 0))
-
-
-def _refuse_depths(text: str, name: str) -> None:
-    """Refuse a long text that nests without end, which exhausts the stack of YAML's C parser."""
-    if len(text) < 20_000:
-        return
-    depth = 0
-    with suppress(yaml.YAMLError):  # what is not YAML is explained by the reader
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                mark = event.start_mark
-                raise DocumentError([_too_deep(name, mark.line + 1 if mark is not None else 0)])
-
-
-def _understood(source: Document, text: str) -> LoadedRecipe:
+def _understood(source: Document) -> LoadedRecipe:
     recipe, problems = source.collect(Recipe)
     if recipe is None:
         raise in_order([*problems, *_misplaced_verbs(source)])
     problems = [source.problem(message, address) for address, message in recipe_problems(recipe)]
     if problems:
         raise in_order(problems)
-    return LoadedRecipe(recipe, source, text)
+    return LoadedRecipe(recipe, source, source.text)
 
 
 def in_order(problems: list[Problem]) -> DocumentError:

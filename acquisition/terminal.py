@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from acquisition.plan import Plan
     from acquisition.records import Run
 
+LONGEST_TIMELINE = 60
+"""Lines of a plan that a person still reads."""
 STATE_STYLES = {
     "running": "cyan",
     "paused": "yellow",
@@ -241,12 +243,11 @@ def show_plan(instrument: str, plan: Plan) -> None:
     if plan.maximum_pressure is not None:
         facts.append(("pressure", f"up to {plan.maximum_pressure:.3g} Pa"))
     out.print(table(("", ""), [(Text(name, style="dim"), value) for name, value in facts]))
-    rows = [
-        (duration_text(entry.start), duration_text(entry.duration), entry.label)
-        for entry in plan.timeline
-        if "series[" not in entry.address
-    ]
+    shown = plan.timeline[:LONGEST_TIMELINE]
+    rows = [(duration_text(entry.start), duration_text(entry.duration), entry.label) for entry in shown]
     out.print(table(("at", "for", "step"), rows, right=("at", "for")))
+    if len(plan.timeline) > len(shown):
+        out.print(f"and {len(plan.timeline) - len(shown)} more; --json tells all")
     for note in plan.notes:
         out.print(Text(f"note: {note}", style="yellow"))
 

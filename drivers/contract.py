@@ -148,12 +148,13 @@ class Parameter(Readable):
         self._writer.put(number)
         self._setpoint = number
 
-    def arrived(self) -> bool:
-        """Return whether the readback is fresh and within tolerance of the setpoint."""
+    def arrived(self, within: float | None = None) -> bool:
+        """Return whether the readback is fresh, and within tolerance (its own unless given) of the setpoint."""
         if self._setpoint is None:
             return True
+        tolerance = self.tolerance if within is None else within
         reading = self.read()
-        return reading.fresh and abs(float(reading.value.to(self.unit).magnitude) - self._setpoint) <= self.tolerance
+        return reading.fresh and abs(float(reading.value.to(self.unit).magnitude) - self._setpoint) <= tolerance
 
 
 class SwitchBackend(Protocol):

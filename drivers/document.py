@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,8 @@ Address = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 MAXIMUM_BYTES = 2_000_000
+DEEPEST = 100
+"""Levels of lists and mappings."""
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _SURPRISES = (
@@ -60,6 +63,8 @@ class Document:
         Of the file, as errors show it.
     data : object
         Mappings, sequences and scalars.
+    text : str
+        As it was read.
     values, keys : dict of address to (line, column)
         Where each value, and each key, begins; counted from 1.
     """
@@ -69,6 +74,7 @@ class Document:
     values: dict[Address, tuple[int, int]] = field(default_factory=dict)
     keys: dict[Address, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
 
     def problem(self, message: str, address: Address = (), *, at_key: bool = False) -> Problem:
         """Return a problem that points at a value, or at its key."""
@@ -149,7 +155,8 @@ def parse(text: str, name: str = "document") -> Document:
     DocumentError
         For text that is not YAML, keys that stand twice and scalars that YAML 1.1 would change.
     """
-    document = Document(name)
+    document = Document(name, text=text)
+    _refuse_depths(text, name)
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -159,8 +166,6 @@ def parse(text: str, name: str = "document") -> Document:
         raise DocumentError([Problem(f"not valid YAML: {reason}", "", name, line, column)]) from None
     except yaml.YAMLError as error:
         raise DocumentError([Problem(f"not valid YAML: {str(error).splitlines()[0]}", "", name)]) from None
-    except RecursionError:
-        raise DocumentError([Problem("the document is nested too deeply", "", name)]) from None
     if node is None:
         raise DocumentError([Problem("the document is empty", "", name, 1, 1)])
     document.data = _Builder(document).build(node, ())
@@ -198,6 +203,21 @@ def read(path: Path) -> Document:
     if "\x00" in text:
         raise InputError("is a binary file; name a YAML file", name)
     return parse(text, name)
+
+
+def _refuse_depths(text: str, name: str) -> None:
+    """Refuse a text that nests without end, which would exhaust the stack of YAML's parser, and ours."""
+    if max(text.count("[") + text.count("{"), text.count("- ") + text.count(":")) < DEEPEST:
+        return
+    depth = 0
+    with suppress(yaml.YAMLError):  # what is not YAML is explained by the reader
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                message = f"lists and mappings go more than {DEEPEST} levels deep; unfold some"
+                mark = event.start_mark
+                line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
+                raise DocumentError([Problem(message, "", name, line, column)])
 
 
 class _Builder:
