@@ -180,6 +180,7 @@ def build(role: str, options: Mapping[str, Any], context: Context) -> Any:  # no
 
 def _world(context: Context) -> World:
     from simulators.chamber import Chamber
+    from simulators.faults import FaultPlan
     from simulators.specimen import Specimen
     from simulators.world import World
 
@@ -193,6 +194,8 @@ def _world(context: Context) -> World:
         gas_path=si(common.chamber.gas_path),
         drift_speed=si(common.drift.speed),
     )
+    world.faults = FaultPlan(faults=common.faults)
+    context.clock = world.faults.wrap_clock(context.clock)
     x, y, z = common.drift.expansion
     world.drift.expansion = (si(x), si(y), si(z))
     return world
@@ -211,7 +214,7 @@ def _parameter(
     return Parameter(
         name,
         unit,
-        Figure(world, unit, *figure),
+        world.faults.wrap(name, Figure(world, unit, *figure), world.clock),
         world.clock,
         limits=Limits(limits[0] / scale, limits[1] / scale),
         tolerance=tolerance / scale,
@@ -261,7 +264,7 @@ def _column(world: World, context: Context) -> Column:
         make("stigmator_y", "percent", beam.stigmator[1], (-1.0, 1.0), 1e-3),
         make("beam_shift_x", "um", beam.shift[0], (-shift, shift), 1e-9),
         make("beam_shift_y", "um", beam.shift[1], (-shift, shift), 1e-9),
-        Blanker(world),
+        world.faults.wrap_switch("column.blanker", Blanker(world), world.clock),
     )
 
 
@@ -282,6 +285,7 @@ def _detector(world: World, context: Context) -> SegmentedDetector:
     diode = Diode(geometry, _amplifiers(world, geometry.names, given), world.stream("frames"), given.glow)
     world.diode = diode
     timing = ScanTiming(si(given.line), si(given.frame))
+    scanner = TwinScanner(world, timing, si(given.distortion))
 
     def knobs(word: str) -> dict[str, Parameter]:
         settings = {amplifier.name: getattr(amplifier, word) for amplifier in diode.amplifiers}
@@ -295,7 +299,7 @@ def _detector(world: World, context: Context) -> SegmentedDetector:
         channels=Channels(diode, lambda: world.time),
         contrast=knobs("contrast"),
         brightness=knobs("brightness"),
-        backend=TwinScanner(world, timing, float(given.distortion.to("").magnitude)),
+        backend=world.faults.wrap_scan("detector", scanner, world.clock, geometry.names, Blanker(world)),
         column=context.column,
         timing=timing,
         probe_diameter=world.beam.probe_diameter,
@@ -434,4 +438,5 @@ def _gauge(world: World, context: Context) -> PressureGauge:
         shown = pressure + math.hypot(relative * pressure, floor) * noise.normal(world.index)
         return max(shown, 0.0)
 
-    return PressureGauge(Readable("gauge.pressure", "Pa", Figure(world, "Pa", read), world.clock))
+    backend = world.faults.wrap("gauge.pressure", Figure(world, "Pa", read), world.clock)
+    return PressureGauge(Readable("gauge.pressure", "Pa", backend, world.clock))

@@ -23,6 +23,7 @@ from drivers.units import (
     TemperatureDifference,
     parse_quantity,
 )
+from simulators.faults import Fault
 
 Volume = Annotated[Q, Dimension("m**3")]
 PumpingSpeed = Annotated[Q, Dimension("m**3/s")]
@@ -64,6 +65,7 @@ class WorldOptions(Strict):
     specimen: SpecimenOptions = SpecimenOptions()
     chamber: ChamberOptions = ChamberOptions()
     drift: DriftOptions = DriftOptions()
+    faults: tuple[Fault, ...] = ()
 
 
 class ColumnOptions(Strict):

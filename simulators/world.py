@@ -22,6 +22,7 @@ from drivers.errors import DeviceUnavailable
 from drivers.sample import HeightMap
 from simulators.chamber import Chamber, FlowController, unscattered_share
 from simulators.detector import Diode
+from simulators.faults import FaultPlan
 from simulators.furnace import Furnace
 from simulators.optics import Beam, StageAxes
 from simulators.randomness import Stream, Wander
@@ -95,6 +96,8 @@ class World:
         Held by whoever changes or reads what follows.
     furnace, chamber, lines, drift, beam, stage, diode
         The parts; :mod:`simulators.instruments` sets them up.
+    faults : FaultPlan
+        What will go wrong with the devices; the world itself goes on.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class World:
         self.scanned_at: tuple[float, float] | None = None
         """Middle of the last frame's field on the specimen, m, when its raster began."""
         self.closed = False
+        self.faults = FaultPlan()
         self.index = 0
         self._origin = clock.monotonic()
         self._start = clock.now()
@@ -209,12 +213,13 @@ class World:
         with self.lock:
             self.closed = True
 
-    def field(self) -> Grid:
-        """Return the field of the last frame on the specimen; a rotated stage's is taken upright."""
+    def field(self, most: int = 160) -> Grid:
+        """Return the last frame's field on the specimen, a rotated stage's upright, in ``most`` columns at most."""
         from simulators.specimen import Grid
 
-        centre = self.scanned_at or self.centre(self.time)
-        return Grid(centre, self.scan.pixel_size, (self.scan.rows, self.scan.columns))
+        coarser = max(1.0, self.scan.columns / most)
+        shape = (math.ceil(self.scan.rows / coarser), math.ceil(self.scan.columns / coarser))
+        return Grid(self.scanned_at or self.centre(self.time), self.scan.pixel_size * coarser, shape)
 
     def truth_surface(self) -> Surface:
         """Return the relief in the last frame's field, as it is now: for comparison with what was reconstructed.
@@ -245,6 +250,7 @@ class World:
             if rotation == 0.0 and tilt == 0.0:
                 return self.specimen.surface(Grid(place, scan.pixel_size, shape))
             side = math.ceil(math.hypot(*shape) / math.cos(tilt)) + 4
+            side += (side - shape[1]) % 2  # nodes on nodes, where nothing turns
             found = self.specimen.surface(Grid(place, scan.pixel_size, (side, side)))
         return turned(found, shape, rotation, tilt)
 
