@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
-from scipy.interpolate import RectBivariateSpline, griddata
+from scipy.interpolate import RectBivariateSpline
 
 from drivers.errors import InputError
 from drivers.geometry import DetectorGeometry
@@ -63,14 +63,16 @@ def segment_signals(
         As a share of all that a flat surface emits.
     """
     cos_tilt = 1 / np.sqrt(1 + p**2 + q**2)
+    normals = np.stack([-p, -q, np.ones_like(p)], axis=1) * cos_tilt[:, None]
+    share = law.lobe_share(cos_tilt)
+    brightness = law.relative_yield(cos_tilt) / np.pi
     signals = np.empty((len(geometry.segments), p.size))
     for index in range(len(geometry.segments)):
         directions, solid_angles = _directions(geometry, index, position)
-        total = np.zeros(p.size)
-        for (dx, dy, dz), solid_angle in zip(directions, solid_angles, strict=True):
-            cos_emission = (dz - p * dx - q * dy) * cos_tilt
-            total += solid_angle * law.intensity(cos_tilt, cos_emission, np.asarray(dz))
-        signals[index] = total
+        cosines = np.maximum(normals @ directions.T, 0.0)
+        # The lobe is a factor of the direction alone: two sums serve for all tilts.
+        lobe = cosines @ (solid_angles * law.lobe_shape(directions[:, 2])) / law.lobe_mean(cos_tilt)
+        signals[index] = brightness * ((1 - share) * (cosines @ solid_angles) + share * lobe)
     return signals
 
 
@@ -295,15 +297,13 @@ def _inverse(slopes: Floats, uv: Floats, brightness: Floats) -> tuple[float, NDA
     extent = float(np.abs(uv).max())
     axis = np.linspace(-extent, extent, _INVERSE_NODES)
     v, u = (part.ravel() for part in np.meshgrid(axis, axis, indexing="ij"))
-    grid_q, grid_p = np.meshgrid(slopes, slopes, indexing="ij")
-    coarse = slice(None, None, 4)
-    nodes = np.column_stack([uv[0][coarse, coarse].ravel(), uv[1][coarse, coarse].ravel()])
-    start = np.column_stack([grid_p[coarse, coarse].ravel(), grid_q[coarse, coarse].ravel()])
-    guess = griddata(nodes, start, np.column_stack([u, v]), method="linear")
-    nearest = griddata(nodes, start, np.column_stack([u, v]), method="nearest")
-    p, q = np.where(np.isnan(guess), nearest, guess).T
+    # The weights make (u, v) nearly the slope itself.
+    p, q = np.clip(u, -STEEPEST, STEEPEST), np.clip(v, -STEEPEST, STEEPEST)
+    active = np.arange(u.size)
     for _ in range(8):
-        p, q = _newton_step(forward, p, q, u, v)
+        before = p[active], q[active]
+        p[active], q[active] = _newton_step(forward, *before, u[active], v[active])
+        active = active[np.hypot(p[active] - before[0], q[active] - before[1]) > 1e-7]
     miss = np.hypot(forward[0].ev(q, p) - u, forward[1].ev(q, p) - v)
     found = (miss < 1e-6) & (np.hypot(p, q) < STEEPEST)
     table = np.stack([p, q, forward[2].ev(q, p), found], axis=-1)

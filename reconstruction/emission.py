@@ -142,11 +142,15 @@ class EmissionLaw:
             The integral over the hemisphere above the surface is Y(θ)/Y(0).
         """
         share = self.lobe_share(cos_tilt)
-        lobe = np.exp(-self.sharpness * (1 + upward)) * (share / self._lobe_mean(cos_tilt))
+        lobe = self.lobe_shape(upward) * (share / self.lobe_mean(cos_tilt))
         shape = np.maximum(cos_emission, 0.0) / np.pi * (1 - share + lobe)
         return np.asarray(self.relative_yield(cos_tilt) * shape)
 
-    def _lobe_mean(self, cos_tilt: Floats) -> Floats:
+    def lobe_shape(self, upward: Floats) -> Floats:
+        """Return exp(−κ(1 + d_z)): the forward lobe, which depends on the direction in the laboratory alone."""
+        return np.asarray(np.exp(-self.sharpness * (1 + upward)))
+
+    def lobe_mean(self, cos_tilt: Floats) -> Floats:
         """Return ⟨L⟩(θ) = (1/π) ∫ (n·d) exp(−κ(1 + d_z)) dΩ over the hemisphere about the normal."""
         nodes, means = _lobe_means(self.sharpness)
         return np.asarray(np.interp(np.clip(cos_tilt, 0.0, 1.0), nodes, means))
