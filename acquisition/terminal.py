@@ -178,8 +178,9 @@ def follow(night: Night, plan: Plan, began: datetime, stop_asked: Callable[[], s
 
 
 def _label(progress: RunProgress, labels: Mapping[str, str]) -> str:
-    said = labels.get(progress.address, progress.address)
-    return f"{progress.name}: {said}" if progress.name else said
+    """Return what the plan calls an action; a frame goes by the name of its series."""
+    address = progress.address
+    return labels.get(address) or labels.get(address.rsplit("[", 1)[0]) or progress.name or address
 
 
 def _describe(progress: RunProgress, labels: Mapping[str, str]) -> str:
@@ -197,7 +198,7 @@ def _follow_plainly(
         progress = night.engine.progress
         if progress.address != shown and "series[" not in progress.address:
             shown = progress.address
-            out.print(Text(f"{time_text(progress.since)}  {_label(progress, labels)}".rstrip()))
+            out.print(f"{time_text(progress.since)}  {_label(progress, labels)}".rstrip(), soft_wrap=True, markup=False)
         if ended:
             return
         _pass_on(stop_asked, night)
