@@ -200,7 +200,7 @@ def test_drift_is_nanometres_a_minute_and_larger_while_the_stage_warms():
 
 
 def test_the_field_follows_stage_shift_and_rotation():
-    clock, made = world()
+    _, made = world()
     made.stage.x.value = made.stage.x.target = 2e-6
     made.beam.shift[1].value = made.beam.shift[1].target = 1e-6
     assert made.centre(0.0) == pytest.approx((2e-6, 1e-6))
