@@ -56,7 +56,7 @@ def read_height(
         z = z * height_unit
     else:
         z, found = _read_topography(path)
-    pixel = pixel_size or found
+    pixel = found if pixel_size is None else pixel_size
     if pixel is None:
         raise InputError(f"{path} does not say how large its pixels are; give a pixel size, such as 20 nm")
     if z.size == 0 or not np.isfinite(z).any():

@@ -25,6 +25,8 @@ ENERGY_LIMITS = (0.5 * KEV, 30.0 * KEV)
 REACH = 1.0
 """An electron is given up when this share of the path left is shorter than the way to the nearest surface: with 1
 none is given up that could leave, so that the rule changes no coefficient at all."""
+FINEST = 1e4
+"""Pixels that a free path may cross at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,11 @@ def _tolerance(heights: Floats, pixel_size: float, free_path: float) -> float:
         raise InputError(
             f"pixels of {pixel_size * 1e6:g} µm are too coarse for electrons whose free path is "
             f"{free_path * pixel_size * 1e9:.2g} nm: expected up to {pixel_size * 1e6 * free_path / rounding:.2g} µm"
+        )
+    if free_path > FINEST:
+        raise InputError(
+            f"pixels of {pixel_size * 1e9:.2g} nm are too fine for electrons whose free path is "
+            f"{free_path * pixel_size * 1e9:.2g} nm: expected {pixel_size * 1e9 * free_path / FINEST:.2g} nm or more"
         )
     return float(rounding + min(1e-4, 0.05 * free_path))
 

@@ -227,6 +227,7 @@ def test_heights_must_be_numbers() -> None:
         surface(z)
 
 
-def test_pixels_far_coarser_than_the_free_path_are_refused() -> None:
-    with pytest.raises(InputError, match="too coarse"):
-        tally_frame(surface(np.zeros((4, 4)), pixel=1e-3), BEAM, FOUR, 10)
+@pytest.mark.parametrize(("pixel", "words"), [(1e-3, "too coarse"), (1e-14, "too fine")])
+def test_pixels_far_from_the_free_path_are_refused(pixel: float, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        tally_frame(surface(np.zeros((4, 4)), pixel=pixel), BEAM, FOUR, 10)
