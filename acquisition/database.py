@@ -198,6 +198,13 @@ def reach(engine: Engine, timeout: float) -> None:
         ) from None
 
 
+def newest_schema() -> str:
+    """Return the version of the tables that this program writes."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
 def schema(engine: Engine) -> Schema:
     """Return which version the tables have.
 

@@ -1,0 +1,216 @@
+"use strict";
+// The page's only script: figures under the pointer, and the surface that turns. It asks the network for nothing.
+
+const read = (id) => {
+  const element = document.getElementById(id);
+  return element ? JSON.parse(element.textContent) : null;
+};
+
+// Linear interpolation in a sorted series; null outside it.
+function at(times, values, moment) {
+  let low = 0, high = times.length - 1;
+  if (high < 0 || moment < times[0] || moment > times[high]) return null;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (times[middle] <= moment) low = middle; else high = middle;
+  }
+  const span = times[high] - times[low];
+  return span > 0 ? values[low] + (values[high] - values[low]) * (moment - times[low]) / span : values[high];
+}
+
+function cursor(svg) {
+  const data = read("data-" + svg.dataset.chart);
+  if (!data) return;
+  const tip = svg.parentElement.querySelector(".tip");
+  const line = svg.querySelector(".cursor");
+  const left = Number(svg.dataset.left), right = Number(svg.dataset.right);
+  const hide = () => { tip.hidden = true; line.setAttribute("visibility", "hidden"); };
+  const row = (label, value) => {
+    const span = document.createElement("span");
+    const name = document.createElement("i"), figure = document.createElement("b");
+    name.textContent = label; figure.textContent = value; name.style.fontStyle = "normal";
+    span.append(name, figure);
+    return span;
+  };
+  const show = (event) => {
+    const box = svg.getBoundingClientRect();
+    const scale = svg.viewBox.baseVal.width / box.width;
+    const x = (event.clientX - box.left) * scale;
+    if (x < left || x > right) return hide();
+    const moment = data.low + (x - left) / (right - left) * (data.high - data.low);
+    line.setAttribute("x1", x); line.setAttribute("x2", x); line.setAttribute("visibility", "visible");
+    const title = document.createElement("b");
+    title.textContent = new Date((data.start + moment) * 1000).toISOString().slice(11, 19) + " UTC";
+    const parts = [title];
+    const step = data.steps.find((one) => one[0] <= moment && moment <= one[1]);
+    if (step) parts.push(row(step[2], ""));
+    for (const one of data.lines) {
+      const value = at(one.times, one.values, moment);
+      if (value !== null) parts.push(row(one.label, Number(value.toPrecision(4)) + " " + one.unit));
+    }
+    const near = data.marks.reduce((best, one) =>
+      Math.abs(one[0] - moment) < Math.abs(best[0] - moment) ? one : best, [Infinity, ""]);
+    if (Math.abs(near[0] - moment) * (right - left) / (data.high - data.low) < 4) parts.push(row(near[1], ""));
+    tip.replaceChildren(...parts);
+    tip.hidden = false;
+    const host = svg.parentElement.getBoundingClientRect();
+    const place = event.clientX - host.left;
+    const width = tip.offsetWidth;
+    tip.style.left = Math.max(4, place + 16 + width < host.width ? place + 16 : place - 16 - width) + "px";
+    tip.style.top = Math.min(Math.max(8, event.clientY - host.top - 30), host.height - tip.offsetHeight - 8) + "px";
+  };
+  svg.addEventListener("pointermove", show);
+  svg.addEventListener("pointerdown", show);
+  svg.addEventListener("pointerleave", hide);
+}
+document.querySelectorAll("svg.chart").forEach(cursor);
+
+const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+
+// A height field drawn quadrilateral by quadrilateral from the back to the front: no sorting, no graphics card.
+class Viewer {
+  constructor(canvas, scene) {
+    this.canvas = canvas;
+    this.paper = canvas.getContext("2d");
+    this.scene = scene;
+    this.colours = bytes(scene.colours);
+    this.angle = -0.62;
+    this.tilt = 0.62;
+    this.chosen = 0;
+    this.fields = scene.surfaces.map((one) => this.unpack(one));
+    const relief = Math.max(scene.high - scene.low, 1e-9);
+    // The middle of the slider makes the relief a sixth of the field's width; its left end is true to scale.
+    this.middle = Math.max(1, scene.surfaces[0].width / 6 / relief);
+    this.slide(50);
+  }
+  unpack(one) {
+    const numbers = new DataView(bytes(one.heights).buffer);
+    const count = one.rows * one.columns, z = new Float32Array(count);
+    for (let i = 0; i < count; i++) z[i] = one.low + numbers.getUint16(2 * i, true) / 65535 * (one.high - one.low);
+    return {...one, z};
+  }
+  slide(value) {
+    this.stretch = Math.pow(this.middle, value / 50);
+    this.paint = this.fields.map(() => null);
+  }
+  // The colour of each cell: its height, under a light that turns with the sample.
+  paints(index) {
+    if (this.paint[index]) return this.paint[index];
+    const {z, rows, columns, width} = this.fields[index];
+    const {low, high} = this.scene, step = width / columns, made = new Array((rows - 1) * (columns - 1));
+    const lift = this.stretch;
+    for (let r = 0; r + 1 < rows; r++) {
+      for (let c = 0; c + 1 < columns; c++) {
+        const a = z[r * columns + c], b = z[r * columns + c + 1];
+        const d = z[(r + 1) * columns + c], e = z[(r + 1) * columns + c + 1];
+        const p = lift * (b + e - a - d) / (2 * step), q = lift * (a + b - d - e) / (2 * step);
+        const light = 0.45 + 0.68 * Math.max(0, (0.5 * p - 0.5 * q + 0.72) / Math.sqrt(1 + p * p + q * q));
+        const place = Math.max(0, Math.min(255, Math.round((((a + b + d + e) / 4) - low) / (high - low) * 255)));
+        const part = (k) => Math.min(255, Math.round(this.colours[3 * place + k] * light));
+        made[r * (columns - 1) + c] = `rgb(${part(0)},${part(1)},${part(2)})`;
+      }
+    }
+    return (this.paint[index] = made);
+  }
+  draw() {
+    const {paper, canvas} = this, field = this.fields[this.chosen], {z, rows, columns} = field;
+    const paints = this.paints(this.chosen);
+    const larger = Math.max(rows, columns), size = Math.min(canvas.width * 0.66, canvas.height * 1.12);
+    const cos = Math.cos(this.angle), sin = Math.sin(this.angle), up = Math.cos(this.tilt), flat = Math.sin(this.tilt);
+    const lift = this.stretch * size / field.width * up * (columns / larger);
+    const middle = (this.scene.low + this.scene.high) / 2, floor = this.scene.low - (this.scene.high - this.scene.low) * 0.12;
+    const X = new Float32Array(rows * columns), Y = new Float32Array(rows * columns), F = new Float32Array(rows * columns);
+    for (let r = 0, i = 0; r < rows; r++) {
+      for (let c = 0; c < columns; c++, i++) {
+        const x = ((c + 0.5) / columns - 0.5) * columns / larger, y = (0.5 - (r + 0.5) / rows) * rows / larger;
+        X[i] = canvas.width / 2 + size * (x * cos - y * sin);
+        const ground = canvas.height * 0.52 - size * (x * sin + y * cos) * flat;
+        Y[i] = ground - (z[i] - middle) * lift;
+        F[i] = ground - (floor - middle) * lift;
+      }
+    }
+    paper.clearRect(0, 0, canvas.width, canvas.height);
+    // What is far has the larger x·sin + y·cos: rows and columns are walked from there.
+    const firstRow = cos > 0 ? 0 : rows - 2, rowStep = cos > 0 ? 1 : -1;
+    const firstColumn = sin > 0 ? columns - 2 : 0, columnStep = sin > 0 ? -1 : 1;
+    paper.lineWidth = 1;
+    for (let r = firstRow; r >= 0 && r + 1 < rows; r += rowStep) {
+      for (let c = firstColumn; c >= 0 && c + 1 < columns; c += columnStep) {
+        const i = r * columns + c, j = i + columns;
+        paper.beginPath();
+        paper.moveTo(X[i], Y[i]); paper.lineTo(X[i + 1], Y[i + 1]); paper.lineTo(X[j + 1], Y[j + 1]); paper.lineTo(X[j], Y[j]);
+        paper.closePath();
+        paper.fillStyle = paper.strokeStyle = paints[r * (columns - 1) + c];
+        paper.fill(); paper.stroke();
+      }
+    }
+    const nearRow = cos > 0 ? rows - 1 : 0, nearColumn = sin > 0 ? 0 : columns - 1;
+    this.wall(Array.from({length: columns}, (_, c) => nearRow * columns + c), X, Y, F, "#3d434b");
+    this.wall(Array.from({length: rows}, (_, r) => r * columns + nearColumn), X, Y, F, "#565d66");
+  }
+  wall(edge, X, Y, F, colour) {
+    const paper = this.paper;
+    paper.beginPath();
+    edge.forEach((i, k) => (k ? paper.lineTo(X[i], Y[i]) : paper.moveTo(X[i], Y[i])));
+    edge.slice().reverse().forEach((i) => paper.lineTo(X[i], F[i]));
+    paper.closePath();
+    paper.fillStyle = colour;
+    paper.fill();
+  }
+}
+
+(function start() {
+  const scene = read("scene"), canvas = document.getElementById("surface");
+  if (!scene || !canvas) return;
+  const viewer = new Viewer(canvas, scene);
+  const buttons = [...document.querySelectorAll("[data-surface]")];
+  const note = document.getElementById("surface-note"), stretched = document.getElementById("stretched");
+  const play = document.getElementById("play"), slider = document.getElementById("stretch");
+  let turning = !matchMedia("(prefers-reduced-motion: reduce)").matches, visible = false, playing = 0, last = 0;
+  const micrometres = (one) => Number((one.width / 1000).toPrecision(3));
+  const tell = () => {
+    const one = scene.surfaces[viewer.chosen];
+    const side = Number((micrometres(one) * one.rows / one.columns).toPrecision(3));
+    note.textContent = `${one.label} · ${micrometres(one)} × ${side} µm · drag to turn`;
+    stretched.textContent = "× " + Number(viewer.stretch.toPrecision(2));
+    buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(index === viewer.chosen)));
+  };
+  const choose = (index) => { viewer.chosen = index; tell(); viewer.draw(); };
+  const stop = () => { clearInterval(playing); playing = 0; play.textContent = "Play the night"; };
+  buttons.forEach((button, index) => button.addEventListener("click", () => { stop(); choose(index); }));
+  play.addEventListener("click", () => {
+    if (playing) return stop();
+    play.textContent = "Stop";
+    playing = setInterval(() => choose((viewer.chosen + 1) % scene.surfaces.length), 900);
+  });
+  if (buttons.length < 2) play.hidden = true;
+  slider.addEventListener("input", () => { viewer.slide(Number(slider.value)); tell(); viewer.draw(); });
+  let held = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    held = [event.clientX, event.clientY]; turning = false; canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!held) return;
+    viewer.angle += (event.clientX - held[0]) * 0.008;
+    viewer.tilt = Math.max(0.15, Math.min(1.5, viewer.tilt + (event.clientY - held[1]) * 0.006));
+    held = [event.clientX, event.clientY];
+    viewer.draw();
+  });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { held = null; });
+  const turn = (now) => {
+    if (!visible || !turning) return;
+    if (now - last > 40) {
+      viewer.angle += last ? Math.min(0.03, (now - last) * 0.00022) : 0;
+      last = now;
+      viewer.draw();
+    }
+    requestAnimationFrame(turn);
+  };
+  new IntersectionObserver((seen) => {
+    visible = seen[0].isIntersecting;
+    last = 0;
+    if (visible) requestAnimationFrame(turn);
+  }).observe(canvas);
+  choose(scene.surfaces.reduce((best, one, index) =>
+    one.high - one.low > scene.surfaces[best].high - scene.surfaces[best].low ? index : best, 0));
+})();
