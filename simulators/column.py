@@ -19,9 +19,9 @@ SKIN = 10e-9
 """Depth (m) whose composition decides whether a place counts as oxidised."""
 BURIAL = 150e-9
 """Thickness of new oxide (m) that leaves 1/e of the older copper's relief."""
-PORE_LENGTHS = (0.45, 1.0, 2.2)
+PORE_LENGTHS = (0.45, 1.0, 1.8)
 """Wavelengths of the pores' texture over the stated pore length."""
-PORE_DEPTHS = (0.20, 0.35, 0.25)
+PORE_DEPTHS = (0.20, 0.35, 0.20)
 """Root mean square of each over the thickness of the pores in the reduced copper."""
 DEEPEST_TEXTURE = 250e-9
 """Thickness of reduced copper (m) beyond which its texture grows no further."""

@@ -100,20 +100,15 @@ class Grains:
 
         copper = self.copper
         width = np.float32(si(copper.groove_width))
-        reach = 8 * width
+        reach, blend = 8 * width, width * np.float32(si(copper.grain_size))
         shape = (len(y), len(x))
-        grain, neighbour = np.empty(shape, np.int32), np.empty(shape, np.int32)
-        distance, across, up = (np.empty(shape, np.float32) for _ in range(3))
-        seeds = (self._x.astype(np.float32), self._y.astype(np.float32))
+        grain = np.empty(shape, np.int32)
+        height, distance, across, up = (np.empty(shape, np.float32) for _ in range(4))
+        seeds = (self._x.astype(np.float32), self._y.astype(np.float32), self._level)
         places = (x.astype(np.float32), y.astype(np.float32))
-        nearest_grains(
-            *seeds, *places, np.float32(self.extent), np.float32(reach), grain, neighbour, distance, across, up
-        )
+        nearest_grains(*seeds, *places, np.float32(self.extent), reach, blend, grain, height, distance, across, up)
         scaled = distance / width
         beside = np.exp(-scaled)
-        # Half way to the neighbour's level on the border itself.
-        height = self._level[grain]
-        height += (self._level[neighbour] - height) * (0.5 * beside)
         # A thermal groove with its small ridges (Mullins): the copper that left the border lies beside it.
         height -= np.float32(si(copper.groove_depth)) * beside * (1 - 0.9 * scaled)
         height += np.float32(si(copper.undulation)) * self._undulation.on_grid(x, y)

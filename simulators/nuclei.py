@@ -69,7 +69,7 @@ class Nuclei:
 
     def __init__(self, rng: np.random.Generator, extent: float, density: float) -> None:
         self.extent = extent
-        number = int(rng.poisson(density * extent**2))
+        number = max(1, round(density * extent**2))
         self.x, self.y = rng.uniform(0, extent, (2, number))
         self.threshold = rng.exponential(size=number)
         self.factor = np.ones(number)

@@ -21,7 +21,9 @@ FACETS = 8
 FAR = np.float32(1e30)
 HALF, ONE, TWO = np.float32(0.5), np.float32(1), np.float32(2)
 DIAGONAL = np.float32(0.7072)  # half of a square's, over its edge
-BLEND = np.float32(6)  # half widths of a groove beyond which the later of two islands is not felt
+BLEND = np.float32(8)  # half widths of a groove beyond which the later of two islands is not felt
+LEAST_WEIGHT = np.float32(1e-4)  # of an island near the boundary with another
+NOT_FELT = np.float32(12)  # exponent beyond which a neighbouring grain does not count
 LOWEST_TOP = np.float32(0.4)  # of a leaning top, over its middle's height
 COARSE, FINE = 64, 8  # edges of the blocks, in pixels, from which islands out of reach are struck out
 
@@ -160,22 +162,25 @@ def _heights(islands, kept, at, one, two, first, second, x, y, limit, groove, wi
         height[p] = 0
         if one[p] < 0 or first[p] > limit:
             continue
-        i = kept[one[p]]
-        dx, dy = x[p] - at[one[p], 0], y[p] - at[one[p], 1]
-        depth, grown = FAR, limit - islands.born[i]
-        for k in range(FACETS):
-            inside = islands.speed[i, k] * (grown - islands.along[i, k] * dx - islands.across[i, k] * dy)
-            inside = inside if islands.speed[i, k] > 0 else FAR
-            depth = inside if inside < depth else depth
-        top = _top(plateau[i], lean_x[i], lean_y[i], dx, dy)
+        share, top, face = ONE, np.float32(0), np.float32(0)
+        beside = np.float32(0)  # 1 on the boundary of two islands
         if two[p] >= 0 and second[p] <= limit:
-            j = kept[two[p]]
-            apart = (second[p] - first[p]) / width
-            share = apart / (ONE + apart)
-            dx, dy = x[p] - at[two[p], 0], y[p] - at[two[p], 1]
-            beyond = _top(plateau[j], lean_x[j], lean_y[j], dx, dy)
-            top = HALF * ((ONE + share) * top + (ONE - share) * beyond) * (ONE - groove * math.exp(-apart))
-        face = islands.steepness[i] * depth
+            beside = np.float32(math.exp((first[p] - second[p]) / width))
+            share = ONE - HALF * beside
+        for turn in range(2):
+            # Both are felt near the boundary, so that it is no cliff.
+            weight = share if turn == 0 else ONE - share
+            if weight > LEAST_WEIGHT:
+                c = one[p] if turn == 0 else two[p]
+                i, dx, dy = kept[c], x[p] - at[c, 0], y[p] - at[c, 1]
+                depth, grown = FAR, limit - islands.born[i]
+                for k in range(FACETS):
+                    inside = islands.speed[i, k] * (grown - islands.along[i, k] * dx - islands.across[i, k] * dy)
+                    inside = inside if islands.speed[i, k] > 0 else FAR
+                    depth = inside if inside < depth else depth
+                top += weight * _top(plateau[i], lean_x[i], lean_y[i], dx, dy)
+                face += weight * islands.steepness[i] * depth
+        top *= ONE - groove * beside
         height[p] = top if top < face else face
 
 
@@ -248,13 +253,13 @@ def at_points(islands, x, y, extent, limit, groove, width, first, owner, height)
 
 
 @device
-def nearest_grains(seed_x, seed_y, x, y, extent, reach, grain, neighbour, distance, across, up):  # type: ignore[no-untyped-def]
+def nearest_grains(seed_x, seed_y, seed_level, x, y, extent, reach, blend, grain, level, distance, across, up):  # type: ignore[no-untyped-def]
     """Fill periodic Voronoi cells, each (H, W).
 
-    ``grain``, ``neighbour``: the cell and the one across its nearest border; ``distance`` to that border; ``across``
-    and ``up``: the place within the cell, from its seed; m. The distance to the border with seed j is
-    (|δ_j|² − |δ_i|²) / (2 |δ_j − δ_i|), at least half of |δ_j| − |δ_i|: seeds farther off by twice ``reach`` are left
-    out, and distances beyond ``reach`` are upper bounds.
+    ``grain``: the cell; ``level``: of the seeds, weighted by exp(−|δ|² / ``blend``), so that it changes smoothly;
+    ``distance`` to the nearest border; ``across`` and ``up``: the place within the cell, from its seed; m. The distance
+    to the border with seed j is (|δ_j|² − |δ_i|²) / (2 |δ_j − δ_i|), at least half of |δ_j| − |δ_i|: seeds farther off
+    by twice ``reach`` are left out, and distances beyond ``reach`` are upper bounds.
     """
     number = len(seed_x)
     kept, at = np.empty(number, np.int64), np.empty((number, 2), np.float32)
@@ -269,8 +274,15 @@ def nearest_grains(seed_x, seed_y, x, y, extent, reach, grain, neighbour, distan
             count = _near_seeds(seed_x, seed_y, u, v, extent, TWO * (half + reach), kept, at, square)
             for r in range(top, bottom):
                 for c in range(left, right):
-                    own, other, nearest = _cell(at, count, x[c], y[r], square)
-                    grain[r, c], neighbour[r, c], distance[r, c] = kept[own], kept[other], nearest
+                    own, nearest = _cell(at, count, x[c], y[r], square)
+                    total, weights = np.float32(0), np.float32(0)
+                    for k in range(count):
+                        behind = (square[k] - square[own]) / blend
+                        if behind < NOT_FELT:
+                            weight = math.exp(-behind)
+                            total += weight * seed_level[kept[k]]
+                            weights += weight
+                    grain[r, c], level[r, c], distance[r, c] = kept[own], total / weights, nearest
                     across[r, c], up[r, c] = x[c] - at[own, 0], y[r] - at[own, 1]
 
 
@@ -293,17 +305,15 @@ def _near_seeds(seed_x, seed_y, u, v, extent, slack, kept, at, away):  # type: i
 
 @device
 def _cell(at, count, x, y, square):  # type: ignore[no-untyped-def]
-    """Return the nearest seed, the seed across the nearest border, and the distance to that border."""
+    """Return the nearest seed and the distance to the nearest border; ``square``: fills the squares of distances."""
     own = 0
     for k in range(count):
         square[k] = (x - at[k, 0]) ** 2 + (y - at[k, 1]) ** 2
         if square[k] < square[own]:
             own = k
-    nearest, other = FAR, own
+    nearest = FAR
     for k in range(count):
         if k != own:
             apart = (at[k, 0] - at[own, 0]) ** 2 + (at[k, 1] - at[own, 1]) ** 2
-            to_border = (square[k] - square[own]) / math.sqrt(apart) * HALF
-            if to_border < nearest:
-                nearest, other = to_border, k
-    return own, other, nearest
+            nearest = min(nearest, (square[k] - square[own]) / math.sqrt(apart) * HALF)
+    return own, nearest
