@@ -18,7 +18,7 @@ FARTHEST = 48
 
 
 @numba.njit(nogil=True, cache=True, fastmath=False)
-def emit(z, smooth, factor, pixel, table, common, span, x, y, rays, limits, highest, first, last, out):  # type: ignore[no-untyped-def]
+def emit(z, smooth, factor, pixel, table, common, shared, span, x, y, rays, limits, highest, first, last, out):  # type: ignore[no-untyped-def]
     """Write what each segment collects from each pixel, before any spread.
 
     Parameters
@@ -30,8 +30,8 @@ def emit(z, smooth, factor, pixel, table, common, span, x, y, rays, limits, high
     pixel : float, m
     table : (N, N, S, 3) float32
         See :class:`simulators.emission.SegmentTable`.
-    common : (N, N) float32
-        Its mean over the segments.
+    common, shared : (N, N) float32
+        Its mean over the segments; and what takes its place, with what neighbouring slopes send on.
     span : float
     x, y : (W,), (H,) float32, m
         Of the pixels from the optical axis.
@@ -56,16 +56,16 @@ def emit(z, smooth, factor, pixel, table, common, span, x, y, rays, limits, high
             i, j, w00, w01, w10, w11 = _node(
                 (smooth[r, right] - smooth[r, left]) * half, (smooth[above, c] - smooth[below, c]) * half, common, span
             )
-            shared = w00 * common[i, j] + w01 * common[i, j + 1] + w10 * common[i + 1, j] + w11 * common[i + 1, j + 1]
+            even = w00 * shared[i, j] + w01 * shared[i, j + 1] + w10 * shared[i + 1, j] + w11 * shared[i + 1, j + 1]
             i, j, w00, w01, w10, w11 = _node(p, q, common, span)
-            shared -= w00 * common[i, j] + w01 * common[i, j + 1] + w10 * common[i + 1, j] + w11 * common[i + 1, j + 1]
+            even -= w00 * common[i, j] + w01 * common[i, j + 1] + w10 * common[i + 1, j] + w11 * common[i + 1, j + 1]
             for s in range(segments):
                 t00, t01, t10, t11 = table[i, j, s], table[i, j + 1, s], table[i + 1, j, s], table[i + 1, j + 1, s]
                 value = w00 * t00[0] + w01 * t01[0] + w10 * t10[0] + w11 * t11[0]
                 value += x[c] * (w00 * t00[1] + w01 * t01[1] + w10 * t10[1] + w11 * t11[1])
                 value += y[r] * (w00 * t00[2] + w01 * t01[2] + w10 * t10[2] + w11 * t11[2])
                 seen = _seen(z, r, c, p, q, pixel, rays[s], limits[s, 0], limits[s, 1], highest)
-                out[s, r, c] = max(value + shared, np.float32(0.0)) * factor[r, c] * seen
+                out[s, r, c] = max(value + even, np.float32(0.0)) * factor[r, c] * seen
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
