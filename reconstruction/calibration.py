@@ -116,6 +116,8 @@ def read_signals(frame: Frame) -> Signals:
     levels = means.mean(axis=(1, 2))
     constant = np.array([counts.max() == counts.min() for counts in frame.counts])
     usable = levels[~constant & (levels > 0)]
+    if (clipped > SATURATED_SHARE).all():
+        raise ImageError("every segment is saturated; lower the contrast or the brightness and take it again")
     if not usable.size:
         raise ImageError(
             "every segment is black: no signal above its offset; was the beam on and the detector connected?"

@@ -314,7 +314,7 @@ def _assumptions(
     said = [
         f"local emission law of {name}: right where a pixel is larger than the electron range, too smooth below it",
         "relative gains of the segments are estimated so that the field's mean tilt is zero; the heights have no tilt",
-        "noise is estimated from the image, as photon noise on top of the known read noise",
+        "noise is estimated from the image, photon noise on top of known read noise; σ holds it, not the law's error",
     ]
     said += _scale_notes(segments)
     missing = calibration.describe_missing(frame.geometry.names, signals.states)

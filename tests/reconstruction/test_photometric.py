@@ -172,8 +172,21 @@ def test_black_and_dark_frames_are_refused(expose):
     frame = expose(p, q)
     with pytest.raises(ImageError, match="every segment is black"):
         reconstruct(dataclasses.replace(frame, counts=np.full(frame.counts.shape, 400, np.uint16)))
+    with pytest.raises(ImageError, match="every segment is saturated"):
+        reconstruct(dataclasses.replace(frame, counts=np.full(frame.counts.shape, 65535, np.uint16)))
     with pytest.raises(ImageError, match="blanked"):
         reconstruct(dataclasses.replace(frame, dark=True))
+
+
+def test_an_offset_that_nobody_measured_is_read_off_the_noise(expose):
+    p, q, z = pyramid(slope=0.6, size=256)
+    frame = expose(p, q, electrons=3000, offset=900.0, offset_known=False)
+    result = reconstruct(frame)
+    assert [segment.offset_source for segment in result.segments] == ["estimated"] * 4
+    low, high = result.segments[0].offset_interval
+    assert low < 900 < high
+    assert result.figures["scale"].sigma < 0.1
+    assert relative_error(result.z / 20e-9, z) < 0.05
 
 
 def test_what_was_not_seen_is_flagged_and_doubted(expose):
