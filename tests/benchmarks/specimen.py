@@ -174,7 +174,7 @@ def picture(path: Path) -> None:
         (OXYGEN, 40),
         (HYDROGEN, 12),
         (HYDROGEN, 26),
-        (HYDROGEN, 75),
+        (HYDROGEN, 90),
     )
     figure, axes = plt.subplots(2, 8, figsize=(16, 4.55), gridspec_kw={"wspace": 0.03, "hspace": 0.03})
     light, gas, spent = LightSource(315, 40), OXYGEN, 0.0

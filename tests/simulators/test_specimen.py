@@ -18,6 +18,7 @@ from simulators.specimen import Grid, Specimen
 HOT = 1073.15
 OXYGEN, HYDROGEN, INERT = {"O2": 17.0, "N2": 1.0}, {"H2": 17.0}, {"N2": 20.0}
 FIELD = Grid((6e-6, 9e-6), 80e-9, (96, 128))
+WHOLE = Grid((15e-6, 15e-6), 30e-6 / 180, (180, 180))
 MINUTE = 60.0
 
 # Heating in H2, oxidation with a change of temperature and pressure, an interruption, reduction, both once more, and a
@@ -93,7 +94,7 @@ def test_the_observed_times_of_oxidation_and_reduction():
     coverage, first = {}, None
     for minute in range(1, 46):
         specimen.advance(MINUTE, HOT, OXYGEN)
-        truth = specimen.truth()
+        truth = specimen.truth(WHOLE)
         coverage[minute] = truth.coverage
         if first is None and truth.nuclei:
             first = minute
@@ -110,7 +111,7 @@ def test_the_observed_times_of_oxidation_and_reduction():
 
 def _reduced(specimen, seconds):
     specimen.advance(seconds, HOT, HYDROGEN)
-    return specimen.truth()
+    return specimen.truth(WHOLE)
 
 
 def test_the_reduction_is_autocatalytic():
@@ -132,7 +133,7 @@ def test_the_arrhenius_slope_comes_back_from_coverage_curves_alone():
         while not curve or curve[-1] > 0.4:
             specimen.advance(step, temperature, HYDROGEN)
             times.append(specimen.time)
-            curve.append(specimen.truth().coverage)
+            curve.append(specimen.truth(WHOLE).coverage)
         halves.append(np.interp(-0.5, -np.array(curve), times) - 3600.0)
     slope = np.polyfit(1 / np.array(temperatures), np.log(halves), 1)[0]
     assert slope * GAS_CONSTANT == pytest.approx(115e3, rel=0.05)
