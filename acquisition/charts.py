@@ -263,7 +263,9 @@ class Drawing:
         """Return the names of the lines, from the right; those that find no room are left to the cursor."""
         made: list[Markup] = []
         place = self.width - self.right
-        for line in reversed(panel.lines):
+        # What is asked looks like what is read back, dashed; on a narrow drawing the key below says so.
+        named = [line for line in panel.lines if not (self.narrow and "asked" in line.style)]
+        for line in reversed(named):
             length = len(line.label) * 6.1 + 26
             if place - length < self.left + used * 7.2:
                 break
@@ -277,14 +279,18 @@ class Drawing:
             place -= 10
         return made
 
-    def _line(self, line: Line, y: Callable[[Any], Any]) -> Markup | list[Markup]:
+    def _line(self, line: Line, y: Callable[[Any], Any]) -> list[Markup]:
         curve = line.curve
         x = np.array([self.x(seconds) for seconds in curve.times])
         if line.marks:
             return self._points(line, x, y)
         down: NDArray[np.float64] = np.asarray(y(curve.values), dtype=np.float64)
-        places = _simplified(x.round(1), down.round(1))
-        text = " ".join(f"{across:g},{height:g}" for across, height in places)
+        pieces = np.split(np.arange(len(x)), np.flatnonzero(~np.isfinite(down)))
+        known = (piece[np.isfinite(down[piece])] for piece in pieces)
+        return [self._polyline(line, x[piece], down[piece]) for piece in known if len(piece) > 1]
+
+    def _polyline(self, line: Line, x: NDArray[np.float64], y: NDArray[np.float64]) -> Markup:
+        text = " ".join(f"{across:g},{down:g}" for across, down in _simplified(x.round(1), y.round(1)))
         return tag("polyline", class_=f"line {line.style}", points=text)
 
     def _points(self, line: Line, x: NDArray[np.float64], y: Callable[[Any], Any]) -> list[Markup]:
@@ -301,6 +307,7 @@ class Drawing:
         dots = [
             tag("circle", class_=f"point {line.style}", cx=f"{across:.1f}", cy=f"{down:.1f}", r=radius)
             for across, down in zip(x, y(curve.values), strict=True)
+            if math.isfinite(down)
         ]
         return [tag("path", class_=f"bars {line.style}", d=bars), *dots]
 
@@ -348,7 +355,7 @@ def cursor_data(chart: Chart, points: int = 300) -> dict[str, Any]:
             "unit": panel.unit,
             "style": line.style,
             "times": [round(float(time), 1) for time in line.curve.times[index]],
-            "values": [float(f"{value:.5g}") for value in line.curve.values[index]],
+            "values": [float(f"{value:.5g}") for value in np.nan_to_num(line.curve.values[index])],
         }
         for panel in chart.panels
         for line in panel.lines

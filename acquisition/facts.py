@@ -14,10 +14,10 @@ import numpy as np
 from acquisition.chronicle import Chronicle
 from acquisition.markup import Content, Markup, tag
 from acquisition.records import FrameEntry
-from acquisition.wording import clock_time, discreet, elapsed, flat, quantity_text, value_text
+from acquisition.wording import clock_time, discreet, elapsed, flat, value_text
 from drivers.frame import Channel, Frame
 from drivers.geometry import DetectorGeometry, Segment
-from drivers.units import KEV, quantity
+from drivers.units import KEV
 
 
 def table(rows: Iterable[Sequence[Content]], head: Sequence[str] = (), class_: str = "") -> Markup:
@@ -47,7 +47,7 @@ def summary(night: Chronicle) -> list[tuple[str, str, str]]:
     tiles += [_final(night, "coverage", "oxide coverage, last"), _final(night, "roughness", "roughness Sq, last")]
     tiles.append(("dose", *_dose(lit)))
     stored = sum(frame.stored.bytes for frame in night.frames)
-    tiles.append(("frames on disk", f"{stored / 1e6:,.0f} MB".replace(",", " "), "each with its checksum"))
+    tiles.append(("frames on disk", f"{stored / 1e6:,.0f} MB".replace(",", "\u202f"), "each with its checksum"))
     return [tile for tile in tiles if tile[1]]
 
 
@@ -79,7 +79,12 @@ def _dose(frames: Sequence[FrameEntry]) -> tuple[str, str]:
         return "", ""
     dose = sum((f.probe_current or 0.0) * (f.dwell_time or 0.0) / f.pixel_size**2 for f in known)
     electrons = dose / 1.602176634e-19 * 1e-18
-    return quantity_text(quantity(dose, "C/m**2")), f"{electrons:.3g} electrons per nm²"
+    return value_text(float(f"{dose / 1e3:.3g}"), "kC/m**2"), f"{_round(electrons)} electrons per nm²"
+
+
+def _round(value: float) -> str:
+    """Return three significant digits without an exponent, thousands apart."""
+    return f"{float(f'{value:.3g}'):,.10g}".replace(",", "\u202f")
 
 
 def imaging(frame: FrameEntry, probe_diameter: float | None) -> Markup:
@@ -101,7 +106,7 @@ def imaging(frame: FrameEntry, probe_diameter: float | None) -> Markup:
 def _electrons(frame: FrameEntry) -> str:
     if frame.probe_current is None or frame.dwell_time is None:
         return "not known"
-    return f"{frame.probe_current * frame.dwell_time / 1.602176634e-19:,.0f}".replace(",", " ")
+    return f"{frame.probe_current * frame.dwell_time / 1.602176634e-19:,.0f}".replace(",", "\u202f")
 
 
 def detector(frame: Frame) -> Markup:

@@ -168,7 +168,7 @@ class Gallery:
         bar = tag(
             "span", tag("i", style=f"width:{100 * length / shot.field:.2f}%"), length_text(length), class_="scale"
         )
-        return _figure(picture, "Heights, lit from the upper left", "picture", bar)
+        return _figure(picture, "Heights, lit from the upper left", "picture heights", bar)
 
     def viewer(self) -> Markup | None:
         """Return the surface that turns, with a button for each chosen frame; None without heights."""
@@ -241,7 +241,8 @@ def _scale_length(field: float) -> float:
 def _colour_bar(label: str, low: float, high: float, table: NDArray[np.uint8]) -> Markup:
     stops = ",".join(f"rgb({r},{g},{b})" for r, g, b in table[:: len(table) // 15].tolist())
     places = np.linspace(low, high, 5)
-    ticks = [tag("span", f"{place:.3g}".replace("-", "−")) for place in places]
+    digits = 0 if high - low > 20 else 1 if high - low > 2 else 2
+    ticks = [tag("span", f"{place:.{digits}f}".replace("-", "−")) for place in places]
     return tag(
         "div",
         tag("b", f"{label}, nm"),

@@ -100,7 +100,7 @@ def shaded(heights: Floats, pixel_size: float, low: float, high: float, table: B
     return picture
 
 
-def surface(heights: Floats, width: float, nodes: int = 96) -> dict[str, Any]:
+def surface(heights: Floats, width: float, nodes: int = 128) -> dict[str, Any]:
     """Return a surface for the page's own viewer: heights as 16-bit numbers between the lowest and the highest.
 
     Parameters

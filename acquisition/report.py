@@ -7,14 +7,18 @@ the one script whose checksum it names may run.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
 from acquisition import facts
 from acquisition.charts import Chart, Line, Mark, Panel, both_widths, cursor_data, legend_of
 from acquisition.chronicle import Chronicle, Curve
+from acquisition.durable import NO_ROOM
 from acquisition.gallery import Gallery, Shot, load
 from acquisition.log import Log
 from acquisition.markup import Content, Markup, data, join, tag
@@ -30,7 +34,13 @@ _STATES = {
     "safe": ("⚠", "ended in the safe state"),
 }
 _GASES = {"O2": "c1", "H2": "c4", "N2": "c2", "Ar": "c3"}
-_FRAMES = {"done": "with heights", "left out": "left out", "failed": "failed", "": "without heights", "dark": "dark"}
+_FRAMES = {
+    "done": "heights made",
+    "left out": "left out",
+    "failed": "no heights: failed",
+    "": "no heights yet",
+    "dark": "dark, beam blanked",
+}
 
 
 def write_report(log: Log, store: Store, run_id: str, output: Path) -> Path:
@@ -64,8 +74,9 @@ def write_report(log: Log, store: Store, run_id: str, output: Path) -> Path:
         part.write_text(page, encoding="utf-8")
         part.replace(output)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        kind = DiskFull if error.errno in (28, 122) else StoreError
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        kind = DiskFull if error.errno in NO_ROOM else StoreError
         raise kind(f"the report cannot be written: {error.strerror or error}", str(output)) from None
     return output
 
@@ -145,7 +156,7 @@ def _marks(night: Chronicle) -> list[Mark]:
 
 def _marks_key(night: Chronicle) -> Markup:
     styles = {mark.style: mark.title.split(", ", 1)[1] for mark in _marks(night)}
-    return legend_of([(f"mark {style}", f"frame {words}") for style, words in styles.items()])
+    return legend_of([(f"mark {style}", f"frame: {words}") for style, words in styles.items()])
 
 
 def _night(night: Chronicle) -> Markup:
@@ -174,8 +185,8 @@ def _panel(night: Chronicle, title: str, unit: str, sign: str, height: float) ->
         label, style = _naming(curve.name, unit, index)
         asked = night.asked(curve.name)
         if asked is not None:
-            lines.append(Line(asked, f"{label}, asked", f"{style} asked"))
-        lines.append(Line(curve, label, style))
+            lines.append(Line(_open(asked), f"{label}, asked", f"{style} asked"))
+        lines.append(Line(_open(curve), label, style))
     sample = night.truth("sample_temperature") if unit == "K" else None
     if sample is not None:
         lines.append(Line(sample, "sample (twin's truth)", "truth"))
@@ -189,6 +200,16 @@ def _panel(night: Chronicle, title: str, unit: str, sign: str, height: float) ->
 def _in_use(curves: list[Curve]) -> list[Curve]:
     """Leave out channels that never left zero, such as a gas that was not used."""
     return [curve for curve in curves if curve.unit != "sccm" or float(abs(curve.values).max()) > 0.05]
+
+
+def _open(curve: Curve) -> Curve:
+    """Leave a gas out of the chart while it is closed, so that lines at zero do not lie on one another."""
+    if curve.unit != "sccm":
+        return curve
+    closed = np.abs(curve.values) < 0.005 * np.abs(curve.values).max()
+    between = np.flatnonzero(closed[:-1] & closed[1:]) + 1
+    times = np.insert(curve.times, between, (curve.times[between - 1] + curve.times[between]) / 2)
+    return Curve(curve.name, curve.unit, times, np.insert(curve.values, between, np.nan))
 
 
 def _naming(channel: str, unit: str, index: int) -> tuple[str, str]:
@@ -217,8 +238,12 @@ def _surface(night: Chronicle) -> Markup | None:
     air = max(60.0, 0.03 * (max(times) - min(times)))
     span = (max(0.0, min(times) - air), min(night.end, max(times) + air))
     chart = Chart("surface", night.run.started, span, panels, night.stretches)
+    key = [("dot c0", "estimate, with bars of ± σ")]
+    if any(line.style == "truth" for panel in panels for line in panel.lines):
+        key.append(("line truth", "what only the twin knows: the truth"))
     return join(
         tag("div", both_widths(chart), tag("div", class_="tip", hidden=True), class_="figure"),
+        tag("div", legend_of(key), class_="keys"),
         data("data-surface", cursor_data(chart)),
     )
 

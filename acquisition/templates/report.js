@@ -81,6 +81,7 @@ class Viewer {
     const relief = Math.max(scene.high - scene.low, 1e-9);
     // The middle of the slider makes the relief a sixth of the field's width; its left end is true to scale.
     this.middle = Math.max(1, scene.surfaces[0].width / 6 / relief);
+    this.floor = Math.min(...scene.surfaces.map((one) => one.low)) - 0.06 * relief;
     this.slide(50);
   }
   unpack(one) {
@@ -104,7 +105,7 @@ class Viewer {
         const a = z[r * columns + c], b = z[r * columns + c + 1];
         const d = z[(r + 1) * columns + c], e = z[(r + 1) * columns + c + 1];
         const p = lift * (b + e - a - d) / (2 * step), q = lift * (a + b - d - e) / (2 * step);
-        const light = 0.45 + 0.68 * Math.max(0, (0.5 * p - 0.5 * q + 0.72) / Math.sqrt(1 + p * p + q * q));
+        const light = 0.5 + 0.6 * Math.max(0, (0.5 * p - 0.5 * q + 0.72) / Math.sqrt(1 + p * p + q * q));
         const place = Math.max(0, Math.min(255, Math.round((((a + b + d + e) / 4) - low) / (high - low) * 255)));
         const part = (k) => Math.min(255, Math.round(this.colours[3 * place + k] * light));
         made[r * (columns - 1) + c] = `rgb(${part(0)},${part(1)},${part(2)})`;
@@ -115,16 +116,16 @@ class Viewer {
   draw() {
     const {paper, canvas} = this, field = this.fields[this.chosen], {z, rows, columns} = field;
     const paints = this.paints(this.chosen);
-    const larger = Math.max(rows, columns), size = Math.min(canvas.width * 0.66, canvas.height * 1.12);
+    const larger = Math.max(rows, columns), size = Math.min(canvas.width * 0.6, canvas.height * 1);
     const cos = Math.cos(this.angle), sin = Math.sin(this.angle), up = Math.cos(this.tilt), flat = Math.sin(this.tilt);
     const lift = this.stretch * size / field.width * up * (columns / larger);
-    const middle = (this.scene.low + this.scene.high) / 2, floor = this.scene.low - (this.scene.high - this.scene.low) * 0.12;
+    const middle = (this.scene.low + this.scene.high) / 2, floor = this.floor;
     const X = new Float32Array(rows * columns), Y = new Float32Array(rows * columns), F = new Float32Array(rows * columns);
     for (let r = 0, i = 0; r < rows; r++) {
       for (let c = 0; c < columns; c++, i++) {
         const x = ((c + 0.5) / columns - 0.5) * columns / larger, y = (0.5 - (r + 0.5) / rows) * rows / larger;
         X[i] = canvas.width / 2 + size * (x * cos - y * sin);
-        const ground = canvas.height * 0.52 - size * (x * sin + y * cos) * flat;
+        const ground = canvas.height * 0.47 - size * (x * sin + y * cos) * flat;
         Y[i] = ground - (z[i] - middle) * lift;
         F[i] = ground - (floor - middle) * lift;
       }
@@ -214,3 +215,6 @@ class Viewer {
   choose(scene.surfaces.reduce((best, one, index) =>
     one.high - one.low > scene.surfaces[best].high - scene.surfaces[best].low ? index : best, 0));
 })();
+
+// Paper has nothing to click on.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
