@@ -59,7 +59,10 @@ class DriftOptions(Strict):
 
 
 class WorldOptions(Strict):
-    """``settings`` of the instrument's file: what concerns the simulated world as a whole."""
+    """``settings`` of the instrument's file: the simulated world as a whole, and what goes wrong with its devices.
+
+    ``faults`` is a list as :mod:`simulators.faults` explains it; those of the disk are left to whoever writes.
+    """
 
     seed: int = Field(default=1, ge=0)
     specimen: SpecimenOptions = SpecimenOptions()
@@ -72,7 +75,7 @@ class ColumnOptions(Strict):
     """The column: where it stands at first, its limits, and its probe."""
 
     beam_energy: Energy = _q("5 keV")
-    lowest_energy: Energy = _q("0.5 keV")
+    lowest_energy: Energy = _q("1 keV")
     highest_energy: Energy = _q("30 keV")
     probe_current: Current = _q("1 nA")
     highest_current: Current = _q("100 nA")

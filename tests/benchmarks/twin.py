@@ -46,13 +46,20 @@ def frame_times():
     instrument = twin()
     oxidise(instrument, 10)
     instrument.detector.acquire(FULL)
-    taken = []
+    taken, used = [], []
     for _ in range(12):
-        begun = time.perf_counter()
+        begun, spent = time.perf_counter(), time.process_time()
         instrument.detector.acquire(FULL)
         taken.append(time.perf_counter() - begun)
+        used.append(time.process_time() - spent)
         instrument.clock.sleep(27)
-    say("frame of 512² × 4, specimen, optics and noise, median", "≤ 0.3 s", f"{np.median(taken):.3f} s")
+    # What else runs on the machine only adds: the best is the program's own.
+    say(
+        "frame of 512² × 4, specimen, optics, noise; best (median)",
+        "≤ 0.3 s",
+        f"{min(taken):.3f} ({np.median(taken):.3f}) s",
+    )
+    say("  processor time of it, over all threads", "", f"{min(used):.3f} s")
     world = world_of(instrument)
     begun = time.perf_counter()
     for _ in range(5):
