@@ -141,7 +141,7 @@ class Column:
         self.oxide = self.oxide + new + joined
         self.relief = self.relief * np.exp(-new / np.float32(BURIAL))
 
-    def reduce(self, episode: Metal, number: int, smoothed: float) -> None:
+    def reduce(self, episode: Metal, smoothed: float) -> None:
         """Turn oxide into porous copper behind a reduction's fronts; ``smoothed``: the smoothing's integral now."""
         if not episode.count:
             return
@@ -149,7 +149,7 @@ class Column:
         reduction = self._kinetics.reduction
         roughness = si(reduction.front_roughness)
         first, owner, _ = self._places.arrivals(episode, self._extent, 3 * roughness, 0.0, 1e-9)
-        coarse, fine = (self._places.texture(texture, number) for texture in self._textures.front)
+        coarse, fine = (self._places.texture(texture, episode.number) for texture in self._textures.front)
         # A front leaves its nucleus smooth and frays as it goes.
         run = np.maximum(first - episode.births()[owner], 0)
         run /= run + np.float32(1e-6)
@@ -164,9 +164,9 @@ class Column:
         self.buried = self.buried - from_below + np.where(reached, self.oxide - from_top, np.float32(0))
         self.oxide = np.where(reached, np.float32(0), self.oxide)
         self.cover = self.cover + metal
-        self.relief = self.relief + self._pores(metal, behind, episode, number, smoothed)
+        self.relief = self.relief + self._pores(metal, behind, episode, smoothed)
 
-    def _pores(self, metal: Floats, behind: Floats, episode: Metal, number: int, smoothed: float) -> Floats:
+    def _pores(self, metal: Floats, behind: Floats, episode: Metal, smoothed: float) -> Floats:
         """Return what pores add to the height: copper that takes more room, and its texture. Both fade by smoothing."""
         since = np.float32(smoothed) - episode.smoothed_at(np.float32(episode.grown) - behind)
         since = np.maximum(since, np.float32(0))
@@ -175,7 +175,7 @@ class Column:
         relief: Floats = metal * (porosity / (1 - porosity))
         depth = fresh * np.minimum(metal, np.float32(DEEPEST_TEXTURE))
         for texture, length, share in zip(self._textures.pores, PORE_LENGTHS, PORE_DEPTHS, strict=True):
-            values = self._places.texture(texture, number)
+            values = self._places.texture(texture, episode.number)
             # Pits are deeper than bumps are high: pores open downwards.
             values += np.float32(0.35) * (1 - np.square(values))
             relief += np.float32(share) * depth * values * np.exp(-since * np.float32(length**-3))

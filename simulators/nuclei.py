@@ -249,12 +249,15 @@ class Metal(Nuclei):
 
     Attributes
     ----------
+    number : int
+        Of the reduction, from 0.
     grown : float, m
         Integral of the front's speed.
     """
 
-    def __init__(self, rng: np.random.Generator, extent: float, kinetics: Kinetics) -> None:
+    def __init__(self, rng: np.random.Generator, extent: float, kinetics: Kinetics, number: int) -> None:
         super().__init__(rng, extent, si(kinetics.reduction.saturation_density))
+        self.number = number
         self._passed = [0.0]
         self._smoothed = [0.0]
 

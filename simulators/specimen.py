@@ -26,8 +26,8 @@ from simulators.grains import Grains
 from simulators.kinetics import Kinetics, Rates
 from simulators.nuclei import Metal, Nuclei, Oxide
 
-EPISODES = 6
-"""Oxidations and reductions that the surface still remembers; each new oxide buries the relief of older ones."""
+UNSEEN = 1e-9
+"""Change of oxide or height (m) below which an old oxidation and its reduction are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,7 @@ class Specimen:
         self.grains = Grains(self._random(0), extent, self.kinetics.copper)
         self._textures = Textures(self._random(1), extent, self.kinetics)
         self._episodes: list[Oxide | Metal] = []
+        self._oxidations = self._reductions = 0
         self._oxide_induction = 0.0
         self._metal_induction = 0.0
         self._smoothed = 0.0
@@ -207,16 +208,32 @@ class Specimen:
             self._oxide_induction, self._metal_induction = 1.0, 0.0
             if self._episodes and isinstance(self._episodes[-1], Metal) and not self._episodes[-1].count:
                 self._episodes.pop()
+                self._reductions -= 1
             if not self._episodes or isinstance(self._episodes[-1], Metal):
-                rng = self._random(2, sum(isinstance(episode, Oxide) for episode in self._episodes))
+                self._forget()
+                rng = self._random(2, self._oxidations)
                 self._episodes.append(Oxide(rng, self.extent, self.kinetics, self.grains))
+                self._oxidations += 1
             return
         self._oxide_induction, self._metal_induction = 0.0, 1.0
         if isinstance(self._episodes[-1], Oxide):
-            rng = self._random(3, sum(isinstance(episode, Metal) for episode in self._episodes))
-            metal = Metal(rng, self.extent, self.kinetics)
+            metal = Metal(self._random(3, self._reductions), self.extent, self.kinetics, self._reductions)
             metal.begin(self._smoothed)
             self._episodes.append(metal)
+            self._reductions += 1
+
+    def _forget(self) -> None:
+        """Drop the oldest oxidations and reductions of which nothing is left to see: buried, reduced and smoothed."""
+        half = self.extent / 2
+        grid = Grid((half, half), self.extent / 100, (100, 100))
+        places = Places(grid.x, grid.y, grid=True)
+        whole = self._column(places, self._episodes)
+        for keep in range(2, len(self._episodes), 2):
+            rest = self._column(places, self._episodes[-keep:])
+            oxide = (whole.oxide + whole.buried) - (rest.oxide + rest.buried)
+            if abs(oxide).max() < UNSEEN and (whole.height() - rest.height()).std() < UNSEEN:
+                del self._episodes[:-keep]
+                return
 
     def _step(self, seconds: float, rates: Rates) -> None:
         """Advance by a time in which no induction ends."""
@@ -260,12 +277,11 @@ class Specimen:
 
     def _column(self, places: Places, episodes: list[Oxide | Metal]) -> Column:
         column = Column(places, self.extent, self.kinetics, self._textures)
-        first = max(0, len(episodes) - EPISODES)
-        for number, episode in enumerate(episodes[first:], first):
+        for episode in episodes:
             if isinstance(episode, Oxide):
                 column.oxidise(episode)
             else:
-                column.reduce(episode, number, self._smoothed)
+                column.reduce(episode, self._smoothed)
         return column
 
     # ------------------------------------------------------------------ looking

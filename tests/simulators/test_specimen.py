@@ -282,6 +282,22 @@ def test_clean_copper_in_hydrogen_stays_clean():
     assert specimen.truth().metal_nuclei == 0
 
 
+def test_old_cycles_are_forgotten_only_when_nothing_of_them_is_left():
+    specimen = Specimen(2)
+    for _ in range(4):
+        specimen.advance(35 * MINUTE, HOT, OXYGEN)
+        specimen.advance(110 * MINUTE, HOT, HYDROGEN)
+    assert len(specimen._episodes) <= 6
+    partly = Specimen(2)
+    volumes = [0.0]
+    for _ in range(4):  # each reduction takes only a part, and the rest stays
+        partly.advance(35 * MINUTE, HOT, OXYGEN)
+        volumes.append(partly.truth(FIELD).oxide_volume)
+        partly.advance(18 * MINUTE, HOT, HYDROGEN)
+    assert len(partly._episodes) == 8
+    assert (np.diff(volumes) > 0).all()
+
+
 def test_gentle_copper():
     surface = Specimen(2).surface(FIELD)
     z = surface.height.z
