@@ -23,6 +23,8 @@ PORE_LENGTHS = (0.45, 1.0, 1.8)
 """Wavelengths of the pores' texture over the stated pore length."""
 PORE_DEPTHS = (0.20, 0.35, 0.20)
 """Root mean square of each over the thickness of the pores in the reduced copper."""
+FADED = 9.0
+"""Exponent of the smoothing beyond which a texture (then below 0.01 nm) is left out."""
 DEEPEST_TEXTURE = 250e-9
 """Thickness of reduced copper (m) beyond which its texture grows no further."""
 
@@ -175,10 +177,13 @@ class Column:
         relief: Floats = metal * (porosity / (1 - porosity))
         depth = fresh * np.minimum(metal, np.float32(DEEPEST_TEXTURE))
         for texture, length, share in zip(self._textures.pores, PORE_LENGTHS, PORE_DEPTHS, strict=True):
+            fade = length**-3
+            if float(since.min()) * fade > FADED:
+                continue
             values = self._places.texture(texture, episode.number)
             # Pits are deeper than bumps are high: pores open downwards.
             values += np.float32(0.35) * (1 - np.square(values))
-            relief += np.float32(share) * depth * values * np.exp(-since * np.float32(length**-3))
+            relief += np.float32(share) * depth * values * np.exp(-since * np.float32(fade))
         return relief
 
     def oxidised(self) -> NDArray[np.bool_]:
