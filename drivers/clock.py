@@ -44,7 +44,7 @@ class Participant(Protocol):
 
 @runtime_checkable
 class Clock(Protocol):
-    """What everybody asks for the time."""
+    """What everybody asks for the time: now, sleep, and flags to wait for with a deadline."""
 
     @property
     def virtual(self) -> bool:
@@ -303,8 +303,12 @@ class VirtualClock:
             return
         moment, place = chosen
         if moment > self._time:
-            if self._speed is not None and self._real_seconds_to(moment) > 0:
-                return
+            if self._speed is not None:
+                late = -self._real_seconds_to(moment)
+                if late < 0:
+                    return
+                # What was lost (a slow frame, a sleeping computer) is not caught up: speed is an upper bound.
+                self._anchor += late
             self._time = moment
         self._running = place
         self._changed.notify_all()

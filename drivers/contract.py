@@ -3,12 +3,15 @@
 A driver supplies *backends*, which speak the hardware's language and convert units once; the devices, their limits,
 staleness rules and errors are the same everywhere. What was asked for (the setpoint) and what the hardware says
 (the readback) are different things everywhere.
+
+Backends are called from two threads: the engine's and the telemetry's. One that shares a wire guards it with a lock.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.clock import Clock
-from drivers.errors import DeviceError, InputError, LimitError
+from drivers.errors import DeviceError, InputError, LimitError, RilievoError
 from drivers.frame import BeamSettings, Channel, Frame, Reading
 from drivers.geometry import DetectorGeometry
 from drivers.units import Q, format_quantity, parse_quantity, quantity, quantity_json
@@ -47,6 +50,19 @@ class Limits:
     def __post_init__(self) -> None:
         if not self.low <= self.high:
             raise InputError(f"expected a lower limit below the upper one; got {self.low:g} and {self.high:g}")
+
+
+@contextmanager
+def _devices_words(name: str) -> Iterator[None]:
+    """Turn whatever a backend raises into an error that names the channel."""
+    try:
+        yield
+    except RilievoError:
+        raise
+    except Exception as error:
+        raise DeviceError(
+            f"the driver failed with {type(error).__name__}: {error}; check the connection", name
+        ) from error
 
 
 class Readable:
@@ -79,7 +95,8 @@ class Readable:
         DeviceError
             When the hardware does not answer, or with something that is not a number.
         """
-        value, measured = self._backend.get()
+        with _devices_words(self.name):
+            value, measured = self._backend.get()
         if not math.isfinite(value):
             raise DeviceError(f"expected a number in {self.unit}; the hardware answered {value}", self.name)
         fresh = (self._clock.now() - measured).total_seconds() <= self.stale_after
@@ -132,6 +149,8 @@ class Parameter(Readable):
         """
         asked = parse_quantity(value, self.unit)
         number = float(asked.to(self.unit).magnitude)
+        if not math.isfinite(number):
+            raise LimitError(f"expected a finite number in {self.unit}; got {number}", self.name)
         slack = 1e-9 * max(abs(number), 1e-30)
         for beyond, limit, word in (
             (number < self.limits.low - slack, self.limits.low, "below the lower"),
@@ -145,7 +164,8 @@ class Parameter(Readable):
     def set(self, value: Q | str) -> None:
         """Send a setpoint, checked first; return when the hardware has taken it."""
         number = self.check(value)
-        self._writer.put(number)
+        with _devices_words(self.name):
+            self._writer.put(number)
         self._setpoint = number
 
     def arrived(self, within: float | None = None) -> bool:
@@ -209,8 +229,16 @@ class Column:
             )
 
     def unblank(self) -> None:
-        """Let the beam onto the sample."""
+        """Let the beam onto the sample.
+
+        Raises
+        ------
+        DeviceError
+            When the blanker does not report that it opened.
+        """
         self.blanker.put(False)
+        if self.blanker.get():
+            raise DeviceError("the beam is still blanked after unblanking; check the blanker", "column.blanker")
 
     @property
     def blanked(self) -> bool:
@@ -283,6 +311,15 @@ class ScanBackend(Protocol):
         """End a raster early; ``acquire`` then raises."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Exposure:
+    """What one raster brought: counts (segment, row, column), UTC of the first pixel, whether the beam was blanked."""
+
+    counts: NDArray[np.uint16]
+    time: datetime
+    dark: bool
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentedDetector:
     """Scanner and segmented backscatter detector: together they make frames.
@@ -319,22 +356,38 @@ class SegmentedDetector:
         readbacks : callable
             Asked once the raster has ended, so that a frame carries what the sample saw while it was taken.
         """
+        self.arm(scan)
+        return self.frame(scan, self.expose(scan), readbacks())
+
+    def arm(self, scan: Scan) -> None:
+        """Prepare a raster; from now on ``backend.stop`` ends it."""
+        with _devices_words("detector"):
+            self.backend.arm(scan)
+
+    def expose(self, scan: Scan) -> Exposure:
+        """Take the raster that was armed; the only stretch for which the beam needs to be on the sample."""
         dark = self.column.blanked
-        self.backend.arm(scan)
-        counts, time = self.backend.acquire()
+        with _devices_words("detector"):
+            counts, time = self.backend.acquire()
         expected = (len(self.geometry.segments), scan.rows, scan.columns)
         if counts.shape != expected:
             raise DeviceError(f"expected counts of shape {expected}; the scanner sent {counts.shape}", "detector")
-        working_distance = float(self.column.working_distance.read().value.to("m").magnitude)
+        return Exposure(counts, time, dark)
+
+    def frame(self, scan: Scan, exposure: Exposure, readbacks: Mapping[str, Reading]) -> Frame:
+        """Return an exposure with everything that is known about how it was taken."""
+        column = self.column
+        working_distance = float(column.working_distance.read().value.to("m").magnitude)
         beam = BeamSettings(
-            beam_energy=float(self.column.beam_energy.read().value.to("J").magnitude),
+            beam_energy=float(column.beam_energy.read().value.to("J").magnitude),
             pixel_size=scan.pixel_size,
-            probe_current=float(self.column.probe_current.read().value.to("A").magnitude),
+            probe_current=float(column.probe_current.read().value.to("A").magnitude),
             dwell_time=scan.dwell_time,
             probe_diameter=self.probe_diameter,
         )
         channels = tuple(self.channels[name] for name in self.geometry.names)
-        return Frame(counts, self.geometry.at(working_distance), beam, channels, time, dark, dict(readbacks()))
+        geometry = self.geometry.at(working_distance)
+        return Frame(exposure.counts, geometry, beam, channels, exposure.time, exposure.dark, dict(readbacks))
 
 
 @dataclass(frozen=True, slots=True)

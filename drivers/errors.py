@@ -126,6 +126,7 @@ class StoreError(RilievoError):
     """A frame that could not be written or read back."""
 
     code = "store"
+    exit_code = 2  # nothing was started; a store lost in mid-run ends the run as failed
 
 
 class DiskFull(StoreError):

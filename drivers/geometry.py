@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.errors import InputError
+from drivers.units import KEV
 
 Floats = NDArray[np.float64]
 
@@ -116,7 +117,7 @@ class DetectorGeometry:
         if not (math.isfinite(self.working_distance) and self.working_distance > 0):
             raise InputError(f"expected a working distance above 0 mm; got {self.working_distance * 1e3:g} mm")
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise InputError(f"expected a diode threshold of 0 keV or more; got {self.threshold:g} J")
+            raise InputError(f"expected a diode threshold of 0 keV or more; got {self.threshold / KEV:g} keV")
         names = [segment.name for segment in self.segments]
         if len(set(names)) != len(names):
             raise InputError(f"segments need different names; got {', '.join(names)}")

@@ -6,7 +6,8 @@ A driver that fails to load is recorded with its reason and does not keep the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,9 +19,17 @@ from drivers import document
 from drivers.clock import Clock, RealClock
 from drivers.contract import Column, GasLine, Heater, Instrument, PressureGauge, SegmentedDetector, Stage
 from drivers.document import Address, Document, Strict
-from drivers.errors import DocumentError, DriverError, InputError, Problem
+from drivers.errors import (
+    DeviceError,
+    DeviceUnavailable,
+    DocumentError,
+    DriverError,
+    InputError,
+    Problem,
+    RilievoError,
+)
 from drivers.geometry import DetectorGeometry, Segment
-from drivers.units import Angle, Energy, Length, Q, si
+from drivers.units import Angle, Energy, Length, Q, format_quantity, si
 
 GROUP = "rilievo.drivers"
 Device = TypeVar("Device")
@@ -36,6 +45,10 @@ class SegmentFile(Strict):
     azimuth: Angle
     span: Angle
 
+    def segment(self) -> Segment:
+        """Return the segment in SI; raises :class:`InputError` for one that cannot be."""
+        return Segment(self.name, si(self.inner_radius), si(self.outer_radius), si(self.azimuth), si(self.span))
+
 
 class DetectorFile(Strict):
     """A detector, as a YAML file describes it."""
@@ -46,11 +59,28 @@ class DetectorFile(Strict):
     rotation: Angle | None = None
     centre_offset: tuple[Length, Length] | None = None
 
+    def impossible(self) -> Iterator[tuple[Address, str]]:
+        """Yield what cannot be, each with its place in the document."""
+        if not si(self.working_distance) > 0:
+            yield ("working_distance",), f"expected more than 0 mm; got {format_quantity(self.working_distance)}"
+        if self.threshold is not None and si(self.threshold) < 0:
+            yield ("threshold",), f"expected 0 keV or more; got {format_quantity(self.threshold)}"
+        sound = True
+        for index, segment in enumerate(self.segments):
+            try:
+                segment.segment()
+            except InputError as error:
+                sound = False
+                yield ("segments", index), error.message
+        if sound and si(self.working_distance) > 0:
+            try:
+                DetectorGeometry(tuple(segment.segment() for segment in self.segments), si(self.working_distance))
+            except InputError as error:
+                yield ("segments",), error.message
+
     def geometry(self) -> DetectorGeometry:
         """Return the geometry in SI; raises :class:`InputError` for one that cannot be."""
-        segments = tuple(
-            Segment(s.name, si(s.inner_radius), si(s.outer_radius), si(s.azimuth), si(s.span)) for s in self.segments
-        )
+        segments = tuple(segment.segment() for segment in self.segments)
         offset = (0.0, 0.0) if self.centre_offset is None else (si(self.centre_offset[0]), si(self.centre_offset[1]))
         return DetectorGeometry(
             segments, si(self.working_distance), offset, _si_or_zero(self.rotation), _si_or_zero(self.threshold)
@@ -205,12 +235,17 @@ class Registry:
         context = Context(clock or RealClock(), source, file.settings)
         try:
             devices = self._build_all(file, context)
+            if context.problems:
+                raise DocumentError(context.problems)
+            return self._assemble(file, source, context, devices)
         except BaseException:
-            _close(context)
+            with suppress(DeviceError):  # what went wrong first is what matters
+                _close(context)
             raise
-        if context.problems:
-            _close(context)
-            raise DocumentError(context.problems)
+
+    def _assemble(
+        self, file: InstrumentFile, source: Document, context: Context, devices: dict[str, Any]
+    ) -> Instrument:
         gases = {
             role.removeprefix("gases."): _expect(device, GasLine, role)
             for role, device in devices.items()
@@ -248,6 +283,14 @@ class Registry:
             except InputError as error:
                 context.problems.append(context.document.problem(error.message, place))
                 continue
+            except OSError as error:
+                told = f"cannot be reached: {error.strerror or error}; check power, cable and address"
+                raise DeviceUnavailable(told, role) from error
+            except RilievoError:
+                raise
+            except Exception as error:
+                told = f"the driver {entry['driver']!r} failed with {type(error).__name__}: {error}"
+                raise DriverError(told, role) from error
             devices[role] = device
             if isinstance(device, Column):
                 context.column = device
@@ -269,10 +312,10 @@ def load_detector(path: Path) -> DetectorGeometry:
     """
     source = document.read(path)
     file = source.validate(DetectorFile)
-    try:
-        return file.geometry()
-    except InputError as error:
-        raise DocumentError([source.problem(error.message, ("segments",))]) from None
+    problems = [source.problem(message, address) for address, message in file.impossible()]
+    if problems:
+        raise DocumentError(problems)
+    return file.geometry()
 
 
 def _si_or_zero(value: Q | None) -> float:
@@ -287,11 +330,11 @@ def _expect(device: Any, kind: type[Device], role: str) -> Device:
 
 def _close(context: Context) -> None:
     """Close what was opened, last first; one that fails does not keep the others open."""
-    errors: list[Exception] = []
+    errors: list[str] = []
     while context.closers:
         try:
             context.closers.pop()()
         except Exception as error:  # noqa: BLE001  every other device must still be closed
-            errors.append(error)
+            errors.append(f"{type(error).__name__}: {error}")
     if errors:
-        raise ExceptionGroup("devices that did not close", errors)
+        raise DeviceError(f"could not be closed: {'; '.join(errors)}", "instrument")
