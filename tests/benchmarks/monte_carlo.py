@@ -29,6 +29,7 @@ from simulators.scanning import SegmentTally, grid_points, tally_frame
 from simulators.scattering import backscatter, seeds
 from simulators.scene import Beam, Stage, Surface, build_diode, build_gun, build_scene
 from simulators.surfaces import relief
+from simulators.truth import Exposure, TruthCache
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 FOUR = annular(4, 2e-3, 8e-3, 8e-3, threshold=KEV)
@@ -321,12 +322,13 @@ def draw_frame(electrons: int) -> Path:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    rng, size, pixel = np.random.default_rng(5), 128, 20e-9
-    z = relief("islands", rng, (size, size), 22.0) * pixel * 0.5
-    raised = z > np.quantile(z, 0.02) + 30e-9
-    depth = np.where(raised, z - z.min() + 20e-9, 0.0)
+    rng, size, pixel = np.random.default_rng(7), 128, 20e-9
+    z = relief("islands", rng, (size, size), 14.0) * pixel * 0.6
+    raised = z > np.quantile(z, 0.02) + 25e-9
+    depth = np.where(raised, z - z.min() + 60e-9, 0.0)
     surface = Surface(HeightMap(z, pixel), material("Cu"), (material("Cu2O"),), raised.astype(np.uint8), depth)
-    frame = tally_frame(surface, Beam(5 * KEV, probe_diameter=5e-9), FOUR, electrons, 13)
+    exposure = Exposure(surface, Beam(5 * KEV, probe_diameter=5e-9), FOUR, electrons, 13)
+    frame = TruthCache(portion=2_000_000).frame(exposure)
     figure, axes = plt.subplots(1, 6, figsize=(15, 3.1), layout="constrained")
     shown = axes[0].imshow((z - z.min()) * 1e9, cmap="viridis")
     figure.colorbar(shown, ax=axes[0], shrink=0.8, label="height / nm")
@@ -387,8 +389,8 @@ def main() -> None:
     if given.json:
         given.json.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1))
     if given.pictures:
-        print(draw_backscatter(electrons // 4))
-        print(draw_frame(50 if given.quick else 400))
+        print(draw_backscatter(electrons // 2))
+        print(draw_frame(50 if given.quick else 500))
     if any(row.good is False for row in rows):
         sys.exit(1)
 
