@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,86 +27,13 @@ from drivers.errors import DriverError, LimitError
 from drivers.registry import Context, DetectorFile
 from drivers.units import KEV, Q, format_quantity, quantity, si
 from simulators import options as options_of
+from simulators.backends import UNITS, Blanker, Figure
 
 if TYPE_CHECKING:
     from simulators.world import World
 
 TWIN = Path(__file__).with_name("twin.yaml")
 """The default instrument."""
-
-UNITS = {
-    "K": 1.0,
-    "K/min": 1.0 / 60.0,
-    "Pa": 1.0,
-    "sccm": si(quantity(1.0, "sccm")),
-    "keV": KEV,
-    "nA": 1e-9,
-    "mm": 1e-3,
-    "um": 1e-6,
-    "deg": math.pi / 180.0,
-    "percent": 1e-2,
-}
-"""SI value of each channel's unit."""
-
-
-class Figure:
-    """One figure of the world: a :class:`drivers.contract.Backend` in the channel's unit.
-
-    Parameters
-    ----------
-    world : World
-    unit : str
-    read : callable
-        Takes the world's time (s) and returns the figure in SI.
-    write : callable, optional
-        Takes the setpoint in SI and the world's time.
-    """
-
-    def __init__(
-        self,
-        world: World,
-        unit: str,
-        read: Callable[[float], float],
-        write: Callable[[float, float], None] | None = None,
-    ) -> None:
-        self._world = world
-        self._scale = UNITS[unit]
-        self._read = read
-        self._write = write
-
-    def get(self) -> tuple[float, datetime]:
-        """Return the readback and when it was measured, UTC."""
-        with self._world.lock:
-            time = self._world.catch_up()
-            return self._read(time) / self._scale, self._world.clock.now()
-
-    def put(self, value: float) -> None:
-        """Send a setpoint."""
-        if self._write is None:
-            raise DriverError("this figure of the twin can only be read")
-        with self._world.lock:
-            self._write(value * self._scale, self._world.catch_up())
-
-
-class Blanker:
-    """The beam's shutter: a :class:`drivers.contract.SwitchBackend`."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def put(self, on: bool) -> None:
-        """Blank the beam, or let it onto the sample."""
-        with self._world.lock:
-            beam = self._world.beam
-            assert beam is not None  # noqa: S101  built with the column
-            beam.blank(on, self._world.catch_up())
-
-    def get(self) -> bool:
-        """Return whether the beam is blanked."""
-        with self._world.lock:
-            beam = self._world.beam
-            assert beam is not None  # noqa: S101
-            return beam.blanked[-1][1]
 
 
 class Truth:
