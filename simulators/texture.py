@@ -36,21 +36,21 @@ class Texture:
         field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((pixels, pixels))) * ring, s=(pixels, pixels))
         self._nodes: Floats = (field / max(float(field.std()), 1e-30)).astype(np.float32)
 
-    def _places(self, coordinate: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    def _places(self, coordinate: NDArray[np.float64]) -> tuple[NDArray[np.uintp], NDArray[np.uintp], Floats]:
         count = self._nodes.shape[0]
         scaled = (coordinate / self.period - np.floor(coordinate / self.period)) * count
-        low = np.floor(scaled).astype(np.intp)
+        low = np.floor(scaled).astype(np.uintp)
         return low % count, (low + 1) % count, (scaled - low).astype(np.float32)
 
     def on_grid(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Floats:
         """Return values at the crossings of columns ``x`` (W,) and rows ``y`` (H,), m. Shape (H, W)."""
+        from simulators.interpolation import bilinear
+
         left, right, along = self._places(x)
         low, high, up = self._places(y)
-        rows = self._nodes[low]
-        rows += (self._nodes[high] - rows) * up[:, None]
-        first: Floats = np.take(rows, left, axis=1)
-        first += (np.take(rows, right, axis=1) - first) * along
-        return first
+        values: Floats = np.empty((len(y), len(x)), np.float32)
+        bilinear(self._nodes, low, high, up, left, right, along, values)
+        return values
 
     def at_points(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Floats:
         """Return values at points ``x``, ``y`` (n,), m. Shape (n,)."""
