@@ -144,6 +144,20 @@ class Chronicle:
         factor = shown(np.array([0.0, 1.0]), entries[0].unit)[0]
         return Curve(name, unit, times, values, spread * (factor[1] - factor[0]))
 
+    def busy(self, curves: Sequence[Curve]) -> tuple[float, float]:
+        """Return the stretch of time that holds nearly all points: a few frames long before or after are left out."""
+        times = np.sort(np.concatenate([curve.times for curve in curves]))
+        first, last = 0, len(times) - 1
+        whole, few = times[-1] - times[0], max(2, len(times) // 10)
+        for index in range(min(few, len(times) - 1)):
+            if times[index + 1] - times[index] > 0.2 * whole:
+                first = index + 1
+            if times[-1 - index] - times[-2 - index] > 0.2 * whole:
+                last = len(times) - 2 - index
+        begin, end = float(times[first]), float(times[max(first, last)])
+        air = max(60.0, 0.03 * (end - begin))
+        return max(0.0, begin - air), min(self.end, end + air)
+
     @cached_property
     def done(self) -> list[ReconstructionEntry]:
         """The frames that have heights."""
@@ -209,8 +223,13 @@ def _worst(actions: Sequence[Action]) -> str:
 
 
 def _counted(actions: Sequence[Action]) -> str:
-    """Return what a step consisted of: ``gas, series, 71 frames``."""
-    counts: dict[str, int] = {}
-    for action in actions:
-        counts[action.kind] = counts.get(action.kind, 0) + 1
-    return ", ".join(kind if count == 1 else f"{count} {kind}s" for kind, count in counts.items())
+    """Return what a step consisted of: ``gas, series, 53 of 71 frames``."""
+    kinds = dict.fromkeys(action.kind for action in actions)
+    return ", ".join(_of_kind(kind, [action for action in actions if action.kind == kind]) for kind in kinds)
+
+
+def _of_kind(kind: str, actions: Sequence[Action]) -> str:
+    played = sum(action.state not in ("planned", "skipped") for action in actions)
+    if len(actions) == 1:
+        return kind
+    return f"{len(actions)} {kind}s" if played == len(actions) else f"{played} of {len(actions)} {kind}s"

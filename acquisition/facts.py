@@ -67,9 +67,9 @@ def _final(night: Chronicle, name: str, label: str) -> tuple[str, str, str]:
         return (label, "", "")
     factor, unit = (100.0, "%") if curve.unit == "" else (1.0, curve.unit)
     sigma = math.nan if curve.sigma is None else float(curve.sigma[-1]) * factor
+    last, peak = float(curve.values[-1]) * factor, float(curve.values.max()) * factor
     spread = f"± {sigma:.2g} {unit}, " if math.isfinite(sigma) else ""
-    peak = float(curve.values.max()) * factor
-    return (label, f"{float(curve.values[-1]) * factor:.3g} {unit}", f"{spread}at most {peak:.3g} {unit}")
+    return (label, f"{last:.3g} {unit}", f"{spread}at most {peak:.3g} {unit}")
 
 
 def _dose(frames: Sequence[FrameEntry]) -> tuple[str, str]:
@@ -91,7 +91,10 @@ def imaging(frame: FrameEntry, probe_diameter: float | None) -> Markup:
     """Return how the first frame was taken."""
     rows = [
         ("Beam energy", value_text(round(frame.beam_energy / KEV, 6), "keV")),
-        ("Probe current", "not known" if frame.probe_current is None else value_text(frame.probe_current * 1e9, "nA")),
+        (
+            "Probe current",
+            "not known" if frame.probe_current is None else value_text(float(f"{frame.probe_current * 1e9:.4g}"), "nA"),
+        ),
         ("Dwell time", "not known" if frame.dwell_time is None else value_text(frame.dwell_time * 1e6, "us")),
         ("Electrons per pixel", _electrons(frame)),
         ("Raster", f"{frame.columns} × {frame.rows} pixels"),

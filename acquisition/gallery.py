@@ -14,7 +14,7 @@ from acquisition.chronicle import Chronicle
 from acquisition.markup import Content, Markup, data, tag
 from acquisition.records import FrameEntry, ReconstructionEntry
 from acquisition.store import Store
-from acquisition.wording import clock_time, discreet, elapsed, figure_text, length_text
+from acquisition.wording import clock_time, discreet, elapsed, figure_text, length_text, with_spread
 from drivers.errors import RilievoError
 from drivers.frame import Frame
 
@@ -214,11 +214,9 @@ def _told(name: str, entry: ReconstructionEntry) -> tuple[str, str]:
     labels: Mapping[str, str] = {"coverage": "oxide coverage", "roughness": "roughness Sq", "height_range": "range"}
     if found is None:
         return labels[name], ""
-    factor, unit = (100.0, " %") if found.unit == "" else (1e9, " nm")
-    text = f"{found.value * factor:.3g}"
-    if found.sigma is not None:
-        text += f" ± {found.sigma * factor:.2g}"
-    return labels[name], text + unit
+    factor, unit = (100.0, "%") if found.unit == "" else (1e9, "nm")
+    sigma = None if found.sigma is None else found.sigma * factor
+    return labels[name], with_spread(found.value * factor, sigma, unit)
 
 
 def _image(picture: NDArray[np.uint8], text: str) -> Markup:

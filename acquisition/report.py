@@ -234,16 +234,19 @@ def _surface(night: Chronicle) -> Markup | None:
         panels.append(Panel("Roughness Sq", roughness.unit, [Line(roughness, "estimate ± σ", "c1", marks=True)], 130))
     if not panels:
         return None
-    times = [float(time) for curve in (coverage, roughness) if curve is not None for time in curve.times]
-    air = max(60.0, 0.03 * (max(times) - min(times)))
-    span = (max(0.0, min(times) - air), min(night.end, max(times) + air))
+    told = [curve for curve in (coverage, roughness) if curve is not None]
+    span = night.busy(told)
+    outside = int(np.sum((told[0].times < span[0]) | (told[0].times > span[1])))
     chart = Chart("surface", night.run.started, span, panels, night.stretches)
     key = [("dot c0", "estimate, with bars of ± σ")]
+    left = None
+    if outside:
+        left = tag("p", f"{outside} frames lie before or after this stretch.", class_="key")
     if any(line.style == "truth" for panel in panels for line in panel.lines):
         key.append(("line truth", "what only the twin knows: the truth"))
     return join(
         tag("div", both_widths(chart), tag("div", class_="tip", hidden=True), class_="figure"),
-        tag("div", legend_of(key), class_="keys"),
+        tag("div", legend_of(key), left, class_="keys"),
         data("data-surface", cursor_data(chart)),
     )
 

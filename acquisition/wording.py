@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -57,18 +58,30 @@ def value_text(value: float, unit: str) -> str:
     return f"{value:.6g}{space}{sign}".replace("-", "−", 1) if value < 0 else f"{value:.6g}{space}{sign}"
 
 
-def quantity_text(value: Q) -> str:
+def with_spread(value: float, sigma: float | None, unit: str) -> str:
+    """Return a figure with its standard uncertainty, rounded where that begins.
+
+    >>> with_spread(28.412, 4.51, "%"), with_spread(1.7e-6, 0.17, "%"), with_spread(38.6, None, "nm")
+    ('28.4 ± 4.5 %', '0.00 ± 0.17 %', '38.6 nm')
+    """
+    if sigma is None or not math.isfinite(sigma) or sigma <= 0:
+        return value_text(float(f"{value:.3g}"), unit)
+    digits = min(3, max(0, 1 - math.floor(math.log10(sigma))))
+    return f"{value:.{digits}f} ± {sigma:.{digits}f} {unit_sign(unit)}".replace("-", "−", 1 if value < 0 else 0)
+
+
+def quantity_text(value: Q, digits: int = 4) -> str:
     """Return a quantity as people read it: degrees Celsius for kelvin, sccm for mol/s."""
     unit = unit_text(value.units)
     if unit in _READABLE:
         value = value.to(_READABLE[unit])
         unit = _READABLE[unit]
-    return value_text(float(f"{float(value.magnitude):.4g}"), unit)
+    return value_text(float(f"{float(value.magnitude):.{digits}g}"), unit)
 
 
 def figure_text(name: str, value: Q) -> str:
     """Return a readback in words: ``heater.temperature`` becomes ``heater 800 °C``."""
-    return f"{name.split('.', maxsplit=1)[0]} {quantity_text(value)}"
+    return f"{name.split('.', maxsplit=1)[0]} {quantity_text(value, 3)}"
 
 
 def length_text(nanometres: float) -> str:
