@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,14 @@ from acquisition.actions import (
     Set,
     SetGas,
 )
+from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
 from acquisition.feed import LiveFeed, LiveResult, log_result
 from acquisition.log import Log
+from acquisition.requests import Requests, StopRequest
 from acquisition.states import State, step
 from acquisition.store import Store
 from drivers.contract import Instrument, Parameter, Scan
-from drivers.errors import DatabaseError, DeviceTimeout, RilievoError, RunError
+from drivers.errors import DeviceTimeout, RilievoError, RunError
 from drivers.frame import Frame, Reading
 from drivers.units import Q, format_quantity, quantity, si
 
@@ -43,13 +44,9 @@ SETTLE = 60.0
 """Seconds within which a parameter without a rate of its own must have arrived."""
 
 
-class _StopRequest(Exception):
-    """Somebody asked the run to end."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for whoever looks on; replaced whole, never changed in place."""
+    """Where a run stands, for whoever looks on; replaced whole, never changed."""
 
     state: State = State.IDLE
     action: int = 0
@@ -60,7 +57,6 @@ class Progress:
     frames: int = 0
     left_out: int = 0
     heights: int = 0
-    now: datetime | None = None
     figures: Mapping[str, tuple[float, float | None, str]] = field(default_factory=dict)
 
 
@@ -74,12 +70,13 @@ class Outcome:
 
 @dataclass
 class _Series:
-    """What the engine remembers of the series that is running."""
+    """The series that is running: its time zero, its end, and the frames that belong to it."""
 
     group: str
     began: float
     stop_when: Condition | None
     ended: bool = False
+    frames: set[int] = field(default_factory=set)
 
 
 class Engine:
@@ -115,20 +112,15 @@ class Engine:
         self._run_id = run_id
         self._feed = feed
         self._heights = heights or (lambda number: Path(f"{number:06d}.tif"))
+        self._requests = Requests(self._clock)
         self._state = State.IDLE
         self._lock = threading.Lock()
-        self._wake = self._clock.signal()
-        self._decision = self._clock.decision()
-        self._stop_reason: str | None = None
-        self._pause_asked = False
         self._scanning = False
         self._scan: Scan | None = None
         self._darks: list[Frame] = []
         self._series: _Series | None = None
-        self._figures: dict[str, tuple[float, float | None, str]] = {}
-        self._number = 0
+        self._stale: frozenset[str] = frozenset()
         self._index = 0
-        self._left_out: list[int] = []
         self.progress = Progress()
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Configure: self._configure,
@@ -145,39 +137,26 @@ class Engine:
     # -- what others ask for, from their own threads
 
     def pause(self) -> None:
-        """Pause after the frame that is being taken; a hold's countdown stops."""
+        """Pause after the frame that is being taken; the countdown of a hold or a series stops."""
         with self._lock:
             if self._state is not State.RUNNING:
                 raise RunError(f"only a running run can be paused; this one is {self._state}")
-            self._pause_asked = True
-            self._decision.clear()
-        self._wake.set()
+        self._requests.pause()
 
     def resume(self) -> None:
         """Go on after a pause."""
-        with self._lock:
-            self._pause_asked = False
-        self._decision.set()
+        self._requests.resume()
 
     def stop(self, reason: str = "stopped on request") -> None:
         """End the run after the frame that is being taken, through the cleanup."""
-        with self._lock:
-            if self._stop_reason is None:
-                self._stop_reason = reason
-            self._pause_asked = False
-        self._wake.set()
-        self._decision.set()
+        self._requests.stop(reason)
 
     def abort(self, reason: str = "aborted on request") -> None:
         """End the run at once, without the frame that is being taken, through the cleanup."""
-        self.stop(reason)
+        self._requests.stop(reason, at_once=True)
         if self._scanning:
-            self._instrument.detector.backend.stop()
-
-    @property
-    def left_out(self) -> tuple[int, ...]:
-        """Ids of the frames that had no heights made live."""
-        return tuple(self._left_out)
+            with suppress(Exception):  # the engine ends anyhow, only later; whoever asks has no use for the reason
+                self._instrument.detector.backend.stop()
 
     # -- the run
 
@@ -191,8 +170,8 @@ class Engine:
             for index, action in enumerate(actions):
                 self._index = index
                 self._play(action)
-            self._store_results(rest=True)
-        except _StopRequest as request:
+            self._obey()
+        except StopRequest as request:
             outcome = Outcome(State.STOPPED, str(request))
         except RilievoError as error:
             outcome = Outcome(State.FAILED, str(error))
@@ -204,10 +183,12 @@ class Engine:
         """Play one action between its journal entries."""
         self._obey()
         self._show(action)
+        if self._series is not None and getattr(action, "group", None) != self._series.group:
+            self._series = None
         self._log.intent(self._run_id, self._index, self._clock.now())
         try:
             outcome = self._execute(action)
-        except _StopRequest:
+        except StopRequest:
             self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "stopped")
             raise
         except Exception as error:
@@ -223,91 +204,62 @@ class Engine:
         return "done"
 
     def _end(self, outcome: Outcome) -> Outcome:
-        with suppress(RilievoError):
+        """Clean up, and tell the log how the run ended."""
+        with suppress(RunError):
             self._enter(State.STOPPING, outcome.reason)
         failures = self._tear_down()
         if failures:
             told = "; ".join(failures)
             outcome = Outcome(State.FAILED, f"{outcome.reason}; cleanup: {told}".removeprefix("; "))
-        with suppress(RilievoError):
-            self._enter(outcome.state, outcome.reason)
-        self.progress = replace(self.progress, state=outcome.state)
-        return outcome
+        # Only now: the reconstruction may keep one waiting, a hot sample may not.
+        self._store_results(rest=True)
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self._clock.sleep(PAUSE)
+            if self._enter(outcome.state, outcome.reason):
+                return outcome
+        return Outcome(outcome.state, f"{outcome.reason}; the log could not be told".removeprefix("; "))
 
     def _tear_down(self) -> list[str]:
         """Leave the instrument safe: beam off the sample, heater on its way down, gas closed.
 
         Every part is attempted even where another fails, and no request interrupts it. Returns what failed.
         """
-        failures: list[str] = []
-        for what, part in self._cleanup_parts():
-            try:
-                part()
-            except Exception as error:  # noqa: BLE001  the other parts must still be attempted
-                failures.append(f"could not {what}: {error}")
-                self._tell("error", "cleanup", failures[-1])
+        failures = clean_up(self._instrument, self._put)
+        for failure in failures:
+            self._tell("error", "cleanup", failure)
         if not failures:
             self._tell("info", "cleanup", "beam blanked, heater sent down, gas closed")
-        self._log_safely(self._store_results, rest=True)
         return failures
-
-    def _cleanup_parts(self) -> list[tuple[str, Callable[[], None]]]:
-        """Return what leaves the instrument safe, in order: reactive gas closes before the gas that purges."""
-        instrument, heater = self._instrument, self._instrument.heater
-        rate = heater.rate.setpoint
-        idle = quantity(heater.idle, "K")
-        lines = sorted(instrument.gases.values(), key=lambda line: not line.reactive)
-        parts: list[tuple[str, Callable[[], None]]] = [("blank the beam", instrument.column.blank)]
-        if rate is not None:  # as fast as the recipe itself last moved, which the sample has been seen to bear
-            parts.append(("set the heater's rate", partial(self._put, heater.rate, rate)))
-        parts.append(("send the heater down", partial(self._put, heater.temperature, idle)))
-        none = quantity(0.0, "sccm")
-        parts += [(f"close {line.species}", partial(self._put, line.flow, none)) for line in lines]
-        return parts
-
-    def _put(self, parameter: Parameter, value: Q) -> None:
-        """Send a setpoint, and log it where the log still works."""
-        parameter.set(value)
-        canonical = value.to(parameter.unit)
-        self._log_safely(self._log.setpoint, self._run_id, parameter.name, canonical, self._clock.now())
 
     # -- requests and waiting
 
     def _obey(self) -> float:
-        """Follow what was asked meanwhile; return the seconds that a pause took."""
-        self._wake.clear()
-        self._end_if_asked()
-        if not self._paused():
+        """Follow what was asked meanwhile; return the seconds that a pause took, by which a series moves."""
+        self._requests.wake.clear()
+        self._requests.raise_if_stopped()
+        if not self._requests.pausing:
             return 0.0
         began = self._clock.monotonic()
         self._enter(State.PAUSED)
-        while self._paused():
-            self._decision.wait()
-        self._end_if_asked()
+        self._requests.wait_while_pausing()
+        self._requests.raise_if_stopped()
         self._enter(State.RUNNING)
-        return self._clock.monotonic() - began
-
-    def _paused(self) -> bool:
-        return self._pause_asked
-
-    def _end_if_asked(self) -> None:
-        if self._stop_reason is not None:
-            raise _StopRequest(self._stop_reason)
-
-    def _wait_until(self, moment: float) -> float:
-        """Wait on the clock; store live results when they are due. Returns the seconds that pauses took."""
-        paused = 0.0
-        while (left := moment + paused - self._clock.monotonic()) > 0:
-            due = self._feed.next_due if self._feed is not None else None
-            if due is not None:
-                left = min(left, max(due - self._clock.monotonic(), 0.0))
-                if not self._clock.virtual:
-                    left = min(moment + paused - self._clock.monotonic(), POLL)
-            self._wake.wait(left)
-            paused += self._obey()
-            self._store_results()
-            self.progress = replace(self.progress, now=self._clock.now())
+        paused = self._clock.monotonic() - began
+        if self._series is not None:
+            self._series.began += paused
         return paused
+
+    def _wait(self, seconds: float) -> None:
+        """Wait on the clock, pauses not counted; store live results when they are due."""
+        end = self._clock.monotonic() + seconds
+        while (left := end - self._clock.monotonic()) > 0:
+            if self._feed is not None and self._feed.next_due is not None:
+                until_due = max(self._feed.next_due - self._clock.monotonic(), 0.0)
+                left = min(left, until_due if self._clock.virtual else POLL)
+            self._requests.wake.wait(left)
+            end += self._obey()
+            self._store_results()
 
     def _wait_arrived(self, parameters: Sequence[Parameter], seconds: float, within: float | None = None) -> None:
         """Wait until every readback has come within tolerance (its own unless given) of its setpoint.
@@ -317,9 +269,9 @@ class Engine:
         DeviceTimeout
             After ``seconds``, with setpoint and readback.
         """
-        deadline = self._clock.monotonic() + seconds
+        waited = 0.0
         while late := [parameter for parameter in parameters if not parameter.arrived(within)]:
-            if self._clock.monotonic() >= deadline:
+            if waited >= seconds:
                 wanted = late[0].setpoint
                 raise DeviceTimeout(
                     f"expected {format_quantity(wanted) if wanted is not None else 'its setpoint'} after "
@@ -327,31 +279,35 @@ class Engine:
                     "check the device, or allow more time in the recipe",
                     late[0].name,
                 )
-            deadline += self._wait_until(min(deadline, self._clock.monotonic() + POLL))
+            self._wait(min(POLL, seconds - waited))
+            waited += POLL
 
     # -- actions
 
     def _configure(self, action: Configure) -> None:
         imaging, column = action.imaging, self._instrument.column
-        for parameter, value in (
-            (column.beam_energy, imaging.beam_energy),
-            (column.probe_current, imaging.probe_current),
-        ):
-            self._send(parameter, value)
+        self._send(column.beam_energy, imaging.beam_energy)
+        self._send(column.probe_current, imaging.probe_current)
         self._wait_arrived([column.beam_energy, column.probe_current], SETTLE)
-        self._scan = imaging.scan()
+        scan = imaging.scan()
+        if self._scan is not None and scan.dwell_time != self._scan.dwell_time:
+            self._darks = []  # a glowing stage fills a longer dwell with more light
+        self._scan = scan
 
     def _set_gas(self, action: SetGas) -> None:
         lines = self._instrument.gases
         unknown = sorted(set(action.flows) - set(lines))
         if unknown:
             raise RunError(f"there is no gas line for {', '.join(unknown)}; there are {', '.join(sorted(lines))}")
-        none = quantity(0.0, "sccm")
-        asked = {species: action.flows.get(species, none) for species in lines}
-        # What closes goes first, so that the old mixture and the new one never flow together.
-        for species in sorted(lines, key=lambda species: (si(asked[species]) > 0, species)):
-            self._send(lines[species].flow, asked[species])
-        self._wait_arrived([line.flow for line in lines.values()], SETTLE)
+        opening = {species: flow for species, flow in sorted(action.flows.items()) if si(flow) > 0}
+        closing = [line.flow for species, line in sorted(lines.items()) if species not in opening]
+        # What closes has closed before anything opens: the old mixture and the new one never flow together.
+        for line in closing:
+            self._send(line, quantity(0.0, "sccm"))
+        self._wait_arrived(closing, SETTLE)
+        for species, flow in opening.items():
+            self._send(lines[species].flow, flow)
+        self._wait_arrived([lines[species].flow for species in opening], SETTLE)
 
     def _ramp(self, action: Ramp) -> None:
         heater = self._instrument.heater
@@ -365,36 +321,38 @@ class Engine:
         self._wait_arrived([heater.temperature], allowed, within=si(action.tolerance))
 
     def _hold(self, action: Hold) -> None:
-        self._wait_until(self._clock.monotonic() + si(action.duration))
+        self._wait(si(action.duration))
 
     def _begin_series(self, action: BeginSeries) -> None:
         self._series = _Series(action.address, self._clock.monotonic(), action.stop_when)
 
     def _dark(self, action: Dark) -> None:
-        self._instrument.column.blank()
-        self._darks = [self._take_frame() for _ in range(action.frames)]
+        darks = []
+        for _ in range(action.frames):
+            self._obey()
+            darks.append(self._expose(beam=False))
+            self._keep(darks[-1])
+        self._darks = darks
 
     def _due(self, action: Acquire) -> bool:
         """Wait for a frame's moment in its series; return False where the series has ended before it."""
         series = self._series
         if series is None or action.group != series.group:
             return True
-        if not series.ended:
-            series.began += self._wait_until(series.began + si(action.offset))
+        while not series.ended and (left := series.began + si(action.offset) - self._clock.monotonic()) > 0:
+            self._wait(left)
         return not series.ended
 
     def _acquire(self, action: Acquire) -> None:  # noqa: ARG002  the series has seen to its moment
-        column = self._instrument.column
-        column.unblank()
-        try:
-            self._take_frame()
-        finally:
-            column.blank()
+        frame = self._expose(beam=True)
+        self._keep(frame.with_offsets_of(*self._darks) if self._darks else frame)
 
     def _set(self, action: Set) -> None:
         parameter = self._instrument.parameter(action.parameter)
         self._send(parameter, action.value)
         self._wait_arrived([parameter], SETTLE)
+        if action.parameter.startswith("detector."):
+            self._darks = []  # brightness and contrast move the offsets
 
     def _note(self, action: Note) -> None:
         self._tell("info", "note", action.text)
@@ -406,97 +364,125 @@ class Engine:
         parameter.set(value)
         self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
 
-    def _take_frame(self) -> Frame:
-        """Acquire, store, log, acknowledge and offer one frame."""
+    def _put(self, parameter: Parameter, value: Q) -> None:
+        """Send a setpoint, and log it where the log still works."""
+        parameter.set(value)
+        now = self._clock.now()
+        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
+
+    def _expose(self, *, beam: bool) -> Frame:
+        """Take one frame; the beam is on the sample for the raster and no longer."""
         if self._scan is None:
             raise RunError("no imaging was configured before the first frame; give the recipe an imaging section")
+        detector, column = self._instrument.detector, self._instrument.column
+        detector.arm(self._scan)
         self._scanning = True
         try:
-            frame = self._instrument.detector.acquire(self._scan, self._readbacks)
+            self._requests.raise_if_aborted()
+            if beam:
+                column.unblank()
+            else:
+                column.blank()
+            exposure = detector.expose(self._scan)
         except RilievoError:
-            self._end_if_asked()  # aborted: the half frame is not a device's failure
+            self._requests.raise_if_aborted()  # the half frame is not a device's failure
             raise
         finally:
             self._scanning = False
-        if self._darks and not frame.dark:
-            frame = frame.with_offsets_of(*self._darks)
-        number = self._number
+            if beam:
+                column.blank()
+        return detector.frame(self._scan, exposure, self._readbacks())
+
+    def _keep(self, frame: Frame) -> None:
+        """Store, log, acknowledge and offer one frame."""
+        number = self.progress.frames
         stored = self._store.append(self._run_id, number, frame)
         frame_id = self._log.frame(self._run_id, number, self._index, frame, stored)
-        self._number += 1
+        self.progress = replace(self.progress, frames=number + 1)
+        if self._series is not None:
+            self._series.frames.add(frame_id)
         if self._feed is not None and not frame.dark and not self._feed.offer(frame_id, frame, self._heights(number)):
-            self._left_out.append(frame_id)
             self._log.reconstruction(frame_id, "left out")
+            self.progress = replace(self.progress, left_out=self.progress.left_out + 1)
         self._store_results()
-        self.progress = replace(
-            self.progress,
-            frames=self._number,
-            left_out=len(self._left_out),
-            now=self._clock.now(),
-        )
-        return frame
 
     def _readbacks(self) -> Mapping[str, Reading]:
-        return self._instrument.read_all()[0]
+        """Return what the channels say; those that have begun to repeat an old value are told."""
+        readings, _ = self._instrument.read_all()
+        stale = frozenset(name for name, reading in readings.items() if not reading.fresh)
+        for name in sorted(stale - self._stale):
+            self._tell("warning", "readback", f"{name} repeats an old value, of {readings[name].time:%H:%M:%S} UTC")
+        self._stale = stale
+        return readings
 
     def _store_results(self, rest: bool = False) -> None:
-        """Log the heights that have arrived, and see whether they end a series."""
+        """Log the heights that have arrived, and see whether they end a series; never harms the run."""
         if self._feed is None:
             return
-        for result in self._feed.rest() if rest else self._feed.results():
-            self._store_result(result)
+        working = not self._feed.broken
+        try:
+            for result in self._feed.rest() if rest else self._feed.results():
+                self._store_result(result)
+        except Exception as error:  # noqa: BLE001  heights can be made again, the night cannot
+            self._tell("warning", "heights", f"heights could not be logged: {error}")
+        if working and self._feed.broken:
+            self._tell("warning", "heights", f"no more live heights: {self._feed.broken}; they are made after the run")
 
-    def _store_result(self, result: LiveResult | int) -> None:
-        error = log_result(self._log, self._store, result)
-        if error is not None or isinstance(result, int):
-            frame_id = result if isinstance(result, int) else result.frame_id
-            self._tell("warning", "heights", f"no heights for frame {frame_id}: {error}")
+    def _store_result(self, result: LiveResult) -> None:
+        error = log_result(self._log, self._store, result, later=True)
+        if error is not None:
+            self._tell("warning", "heights", f"no heights for frame {result.frame_id}: {error}")
             return
-        self._figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
-        self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=dict(self._figures))
-        self._judge(result.frame_id)
+        figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
+        self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=figures)
+        if self._series is not None and result.frame_id in self._series.frames:
+            self._judge(self._series, result.frame_id, figures)
 
-    def _judge(self, frame_id: int) -> None:
-        """End the series whose condition the latest figures meet; the evidence goes to the log."""
-        series = self._series
-        if series is None or series.ended or series.stop_when is None:
-            return
+    def _judge(self, series: _Series, frame_id: int, figures: Mapping[str, tuple[float, float | None, str]]) -> None:
+        """End the series whose condition the figures of one of its frames meet; the evidence goes to the log."""
         condition = series.stop_when
-        known = self._figures.get(condition.figure)
-        if known is None:
+        if series.ended or condition is None or condition.figure not in figures:
             return
-        value, sigma, unit = known
+        value, sigma, unit = figures[condition.figure]
         if not condition.met(quantity(value, unit)):
             return
         series.ended = True
         threshold = format_quantity(condition.threshold)
+        reached = f"{condition.figure} {value:.3g} {unit}".rstrip()
         self._tell(
             "info",
             "decision",
-            f"{series.group} ends: {condition.figure} {value:.3g} {unit} is {condition.comparison} {threshold}",
+            f"{series.group} ends: {reached} is {condition.comparison} {threshold}",
             {"frame": frame_id, "value": value, "sigma": sigma, "unit": unit, "threshold": threshold},
         )
 
     # -- the log, and whoever looks on
 
-    def _enter(self, state: State, reason: str = "") -> None:
+    def _enter(self, state: State, reason: str = "") -> bool:
+        """Take the way to a state; return whether the log could be told."""
         with self._lock:
-            self._state = step(self._state, state)
-        self.progress = replace(self.progress, state=state, now=self._clock.now())
-        self._log_safely(self._log.set_state, self._run_id, state.value, self._clock.now(), reason)
+            if self._state is not state:
+                self._state = step(self._state, state)
+        self.progress = replace(self.progress, state=state)
+        if not self._log_safely(self._log.set_state, self._run_id, state.value, self._clock.now(), reason):
+            return False
         level = "error" if state is State.FAILED else "info"
         self._tell(level, "state", f"{state}: {reason}" if reason else str(state))
+        return True
 
     def _show(self, action: Action) -> None:
-        now = self._clock.now()
         self.progress = replace(
-            self.progress, action=self._index, address=action.address, name=action.name, since=now, now=now
+            self.progress, action=self._index, address=action.address, name=action.name, since=self._clock.now()
         )
 
     def _tell(self, level: str, kind: str, message: str, data: Mapping[str, Any] | None = None) -> None:
         self._log_safely(self._log.event, self._run_id, self._clock.now(), level, kind, message, data)
 
-    def _log_safely(self, write: Callable[..., object], *arguments: Any, **named: Any) -> None:
-        """Write to the log where a failure must not keep the cleanup from going on."""
-        with suppress(DatabaseError):
-            write(*arguments, **named)
+    @staticmethod
+    def _log_safely(write: Callable[..., object], *arguments: Any) -> bool:
+        """Write to the log where a failure must not keep the cleanup from going on; return whether it went well."""
+        try:
+            write(*arguments)
+        except Exception:  # noqa: BLE001  nothing may come between a failure and the cleanup
+            return False
+        return True

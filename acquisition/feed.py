@@ -16,6 +16,7 @@ from typing import Protocol
 from acquisition.log import Log
 from acquisition.store import Store
 from drivers.clock import Clock
+from drivers.errors import StoreError
 from drivers.frame import Frame
 
 
@@ -59,6 +60,17 @@ class LiveResult(Protocol):
         """How long it took."""
 
 
+@dataclass(frozen=True)
+class Lost:
+    """A result that never came; the frame itself is safe in the store, and its heights can be made later."""
+
+    frame_id: int
+    error: str
+    path: Path | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
 class Live(Protocol):
     """A reconstruction that runs beside the acquisition."""
 
@@ -74,18 +86,20 @@ class Live(Protocol):
 
 @dataclass
 class LiveFeed:
-    """Offers frames and hands results over when they are due.
+    """Offers frames and hands results over when they are due. What goes wrong behind it never harms the run.
 
     Attributes
     ----------
     live : Live
     clock : Clock
     latency : float, s
-        On a virtual clock, from a frame's end to its result.
+        On a virtual clock: how long each frame takes; frames wait for each other.
     capacity : int
         Frames that may wait at once.
     patience : float, s
         Real seconds after which a result that should have come is given up.
+    broken : str
+        Why the reconstruction is no longer asked; empty while it works.
     """
 
     live: Live
@@ -93,62 +107,84 @@ class LiveFeed:
     latency: float = 2.0
     capacity: int = 8
     patience: float = 120.0
-    left_out: int = 0
+    broken: str = ""
     _due: deque[tuple[float, int]] = field(default_factory=deque)
     _arrived: dict[int, LiveResult] = field(default_factory=dict)
 
     def offer(self, frame_id: int, frame: Frame, output: Path) -> bool:
-        """Pass a frame on; return False, and count it, where it had to be left out."""
-        taken = len(self._due) < self.capacity and self._offer(frame_id, frame, output)
-        if taken:
-            after = self._due[-1][0] if self._due else 0.0
-            self._due.append((max(self.clock.monotonic(), after) + self.latency, frame_id))
-        else:
-            self.left_out += 1
-        return taken
+        """Pass a frame on; return False where it had to be left out."""
+        if self.broken or len(self._due) >= self.capacity or not self._offer(frame_id, frame, output):
+            return False
+        after = self._due[-1][0] if self._due else 0.0
+        self._due.append((max(self.clock.monotonic(), after) + self.latency, frame_id))
+        return True
 
     def _offer(self, frame_id: int, frame: Frame, output: Path) -> bool:
-        if self.live.offer(frame_id, frame, output):
-            return True
-        if not self.clock.virtual:
+        try:
+            taken = self.live.offer(frame_id, frame, output)
+        except Exception as error:  # noqa: BLE001  heights are made later; the frame is safe
+            self._break(error)
             return False
+        if taken or not self.clock.virtual:
+            return taken
         # In virtual time there is room: the process is only slower than time is fast. Wait for it.
-        self._take(self.live.collect(self.patience))
-        return self.live.offer(frame_id, frame, output)
+        self._collect(self.patience)
+        try:
+            return not self.broken and self.live.offer(frame_id, frame, output)
+        except Exception as error:  # noqa: BLE001  as above
+            self._break(error)
+            return False
 
     @property
     def next_due(self) -> float | None:
         """Moment (clock's monotonic seconds) at which the next result is due, None where none is on its way."""
         return self._due[0][0] if self._due else None
 
-    def results(self) -> Iterator[LiveResult | int]:
-        """Yield what is due by now: results, and the frame's number for a result that never came."""
-        if not self.clock.virtual:
-            self._take(self.live.collect())
-            ready = [frame_id for _, frame_id in self._due if frame_id in self._arrived]
-            self._due = deque(entry for entry in self._due if entry[1] not in ready)
-            yield from (self._arrived.pop(frame_id) for frame_id in ready)
+    def results(self) -> Iterator[LiveResult]:
+        """Yield what is due by now; on a real clock, what has come."""
+        if self.clock.virtual:
+            while self._due and self._due[0][0] <= self.clock.monotonic():
+                yield self._await(self._due.popleft()[1])
             return
-        while self._due and self._due[0][0] <= self.clock.monotonic():
-            _, frame_id = self._due.popleft()
-            yield self._await(frame_id)
+        self._collect(0.0)
+        waiting: deque[tuple[float, int]] = deque()
+        for moment, frame_id in self._due:
+            if frame_id in self._arrived:
+                yield self._arrived.pop(frame_id)
+            elif self.broken or self.clock.monotonic() > moment - self.latency + self.patience:
+                yield self._lost(frame_id)
+            else:
+                waiting.append((moment, frame_id))
+        self._due = waiting
 
-    def rest(self) -> Iterator[LiveResult | int]:
+    def rest(self) -> Iterator[LiveResult]:
         """Yield everything that is still on its way, due or not; waits for the process, not for the clock."""
         while self._due:
-            _, frame_id = self._due.popleft()
-            yield self._await(frame_id)
+            yield self._await(self._due.popleft()[1])
 
-    def _await(self, frame_id: int) -> LiveResult | int:
+    def _await(self, frame_id: int) -> LiveResult:
         waited = 0.0
-        while frame_id not in self._arrived and waited < self.patience:
-            self._take(self.live.collect(1.0))
+        while frame_id not in self._arrived and waited < self.patience and not self.broken:
+            self._collect(1.0)
             waited += 1.0
-        return self._arrived.pop(frame_id, frame_id)
+        if frame_id not in self._arrived and not self.broken:
+            self.broken = f"it did not answer within {self.patience:.0f} s"
+        return self._arrived.pop(frame_id) if frame_id in self._arrived else self._lost(frame_id)
 
-    def _take(self, results: Sequence[LiveResult]) -> None:
-        for result in results:
-            self._arrived[result.frame_id] = result
+    def _lost(self, frame_id: int) -> Lost:
+        return Lost(frame_id, f"the reconstruction failed: {self.broken or 'it did not answer in time'}")
+
+    def _collect(self, wait: float) -> None:
+        if self.broken:
+            return
+        try:
+            for result in self.live.collect(wait):
+                self._arrived[result.frame_id] = result
+        except Exception as error:  # noqa: BLE001  heights are made later; the frames are safe
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        self.broken = f"{type(error).__name__}: {error}"
 
 
 def catch_up(
@@ -156,8 +192,8 @@ def catch_up(
     frames: Sequence[tuple[int, Path]],
     read: Callable[[int], Frame],
     patience: float = 120.0,
-) -> Iterator[LiveResult | int]:
-    """Reconstruct frames that were left out, as fast as the process goes; yields as :meth:`LiveFeed.results`.
+) -> Iterator[LiveResult]:
+    """Reconstruct frames of the store, as fast as the process goes; one that cannot be read does not stop the others.
 
     Parameters
     ----------
@@ -166,31 +202,50 @@ def catch_up(
     read : callable
         Returns the frame of an id from the store.
     patience : float, s
+        Real seconds without any result after which the rest is given up.
     """
     waiting: set[int] = set()
     todo = deque(frames)
-    while todo or waiting:
-        while todo and live.offer(todo[0][0], read(todo[0][0]), todo[0][1]):
-            waiting.add(todo.popleft()[0])
-        results = live.collect(patience)
-        for result in results:
-            waiting.discard(result.frame_id)
-            yield result
-        if not results:
-            yield from sorted(waiting | {frame_id for frame_id, _ in todo})
-            return
+    while todo:
+        frame_id, output = todo.popleft()
+        try:
+            frame = read(frame_id)
+        except StoreError as error:
+            yield Lost(frame_id, str(error))
+            continue
+        while not live.offer(frame_id, frame, output):
+            results = live.collect(patience)
+            if not results:
+                yield from (Lost(each, "the reconstruction did not answer") for each in sorted(waiting))
+                yield from (Lost(each, "the reconstruction did not answer") for each, _ in [(frame_id, output), *todo])
+                return
+            waiting -= {result.frame_id for result in results}
+            yield from results
+        waiting.add(frame_id)
+    while waiting:
+        results = live.collect(patience) or [
+            Lost(each, "the reconstruction did not answer") for each in sorted(waiting)
+        ]
+        waiting -= {result.frame_id for result in results}
+        yield from results
 
 
-def log_result(log: Log, store: Store, result: LiveResult | int) -> str | None:
-    """Enter in the log what became of a frame; return why there are no heights, or None where there are."""
-    if isinstance(result, int):
-        error = "the reconstruction did not answer"
-        log.reconstruction(result, "failed", error=error)
-        return error
+def log_result(log: Log, store: Store, result: LiveResult, *, later: bool = False) -> str | None:
+    """Enter in the log what became of a frame; return why there are no heights, or None where there are.
+
+    Parameters
+    ----------
+    log : Log
+    store : Store
+    result : LiveResult
+    later : bool
+        A result that never came counts as left out, to be made up for, not as failed.
+    """
     if result.error is not None or result.path is None:
         error = result.error or "the reconstruction wrote no heights"
-        log.reconstruction(result.frame_id, "failed", seconds=result.seconds, error=error)
+        state = "left out" if later and isinstance(result, Lost) else "failed"
+        log.reconstruction(result.frame_id, state, seconds=result.seconds, error=error)
         return error
-    path = result.path.relative_to(store.root)
+    path = result.path.relative_to(store.root) if result.path.is_relative_to(store.root) else result.path
     log.reconstruction(result.frame_id, "done", path=path, figures=result.figures, seconds=result.seconds)
     return None

@@ -16,7 +16,7 @@ from acquisition.states import State
 from acquisition.store import Store
 from acquisition.telemetry import Telemetry
 from drivers.contract import Instrument
-from drivers.errors import DatabaseError
+from drivers.errors import RilievoError
 
 
 def heights_path(store: Store, run_id: str, number: int) -> Path:
@@ -88,6 +88,6 @@ class Night:
     def finish(self) -> Outcome:
         """Wait for the end and write what is left; return how the run ended."""
         self._thread.join()
-        with suppress(DatabaseError):
+        with suppress(RilievoError):
             self.telemetry.close()
         return self._outcome or Outcome(State.FAILED, "the engine's thread ended without an outcome")

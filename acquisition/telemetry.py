@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from datetime import datetime
 
 from acquisition.log import Log
 from drivers.contract import Instrument
-from drivers.errors import DatabaseError
+from drivers.errors import RilievoError
 from drivers.frame import Reading
-from drivers.units import Q
 
 
 class Telemetry:
@@ -28,8 +26,9 @@ class Telemetry:
 
     Notes
     -----
-    ``prepare`` registers the thread on the clock, ``start`` lets it go, ``close`` ends it and writes what is left. A
-    database that cannot be written to keeps the batch for later, up to ``batch`` × 100 samples; the loss is counted.
+    The thread's place on the clock is taken when the object is made; ``start`` lets it go, ``close`` ends it. Nothing
+    that a channel or the database does ends it earlier. A database that cannot be written to keeps the batch for
+    later, up to ``batch`` × 100 samples; what is lost beyond that is told in the log once it answers again.
     """
 
     def __init__(self, instrument: Instrument, log: Log, run_id: str, period: float = 10.0, batch: int = 30) -> None:
@@ -45,7 +44,7 @@ class Telemetry:
         self._place = instrument.clock.register("telemetry")
         self._thread = threading.Thread(target=self._run, name=f"telemetry {run_id}", daemon=True)
         self.latest: dict[str, Reading] = {}
-        self.lost = 0
+        self._lost = 0
 
     def start(self) -> None:
         """Begin to sample."""
@@ -70,27 +69,26 @@ class Telemetry:
             self._sample()
 
     def _sample(self) -> None:
-        clock = self._instrument.clock
+        now = self._instrument.clock.now()
         readings, failures = self._instrument.read_all()
         self.latest = readings
         self._rows.extend(readings.items())
-        self._rows.extend(self._truth(clock.now()))
-        for name in sorted(set(failures) - self._silent):
-            self._tell(f"{name} does not answer: {failures[name].message}")
-        self._silent = set(failures)
+        messages = {name: error.message for name, error in failures.items()}
+        # What only a simulator knows goes under names of its own, so that nobody takes it for a measurement.
+        if self._instrument.truth is not None:
+            try:
+                self._rows.extend((f"truth.{name}", Reading(v, now)) for name, v in self._instrument.truth().items())
+            except Exception as error:  # noqa: BLE001  telemetry must not end a night, nor end with it
+                messages["truth"] = f"{type(error).__name__}: {error}"
+        for name in sorted(set(messages) - self._silent):
+            self._tell(f"{name} does not answer: {messages[name]}")
+        self._silent = set(messages)
         self._samples += 1
         if self._samples >= self._batch:
             self._flush()
 
-    def _truth(self, now: datetime) -> list[tuple[str, Reading]]:
-        """Return what only a simulator knows, under names of its own, so that nobody takes it for a measurement."""
-        if self._instrument.truth is None:
-            return []
-        truth: dict[str, Q] = dict(self._instrument.truth())
-        return [(f"truth.{name}", Reading(value, now)) for name, value in truth.items()]
-
     def _tell(self, message: str) -> None:
-        with suppress(DatabaseError):  # the engine meets the same database, and tells
+        with suppress(RilievoError):  # the engine meets the same database, and tells
             self._log.event(self._run_id, self._instrument.clock.now(), "warning", "readback", message)
 
     def _flush(self) -> None:
@@ -99,8 +97,11 @@ class Telemetry:
             return
         try:
             self._log.readings(self._run_id, rows)
-        except DatabaseError:
-            # Telemetry must not end a night; what does not fit into memory is counted.
+        except RilievoError:
             kept = 100 * self._batch * max(1, len(self.latest))
-            self.lost += max(0, len(rows) - kept)
+            self._lost += max(0, len(rows) - kept)
             self._rows = rows[-kept:]
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self._tell(f"{lost} readings were lost while the database did not answer")

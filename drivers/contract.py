@@ -528,14 +528,14 @@ class Instrument:
             raise InputError(f"{name!r} cannot be set on this instrument; what can be is {names}")
         return channel
 
-    def read_all(self) -> tuple[dict[str, Reading], dict[str, DeviceError]]:
+    def read_all(self) -> tuple[dict[str, Reading], dict[str, RilievoError]]:
         """Return the readback of every channel, and the error of each that did not answer."""
         readings: dict[str, Reading] = {}
-        failures: dict[str, DeviceError] = {}
+        failures: dict[str, RilievoError] = {}
         for name, channel in self.channels().items():
             try:
                 readings[name] = channel.read()
-            except DeviceError as error:
+            except RilievoError as error:
                 failures[name] = error
         return readings, failures
 

@@ -113,6 +113,7 @@ class FakeLive:
     waiting: list = field(default_factory=list)
     coverage: object = lambda frame_id: 0.1 * frame_id
     dead: bool = False
+    error: Exception | None = None
 
     def offer(self, frame_id, frame, output):
         if len(self.waiting) >= self.capacity:
@@ -122,6 +123,8 @@ class FakeLive:
         return True
 
     def collect(self, wait=0.0):
+        if self.error is not None:
+            raise self.error
         if self.dead:
             return []
         results = [

@@ -1,10 +1,14 @@
 """The engine: what each action does, what interrupts it, and that every way out passes through the cleanup."""
 
+from datetime import timedelta
+from itertools import pairwise
+
 import pytest
 
 from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
+from acquisition.requests import Requests, StopRequest
 from acquisition.states import WAYS, State, step
-from drivers.clock import RealClock
+from drivers.clock import RealClock, VirtualClock
 from drivers.errors import DatabaseError, DeviceError, DiskFull, RunError
 from drivers.units import quantity
 
@@ -81,7 +85,14 @@ def test_gas_is_the_whole_mixture_and_closes_before_it_opens(bench, configure):
     assert second[2] == ("gas.O2.flow", 3.0)
 
 
-def test_the_beam_is_on_the_sample_only_while_a_frame_is_taken(bench, configure):
+def test_the_beam_is_on_the_sample_only_while_the_raster_lasts(bench, configure, monkeypatch):
+    append = bench.store.append
+
+    def slow(run_id, number, frame):
+        bench.clock.sleep(5.0)  # a disk that takes its time
+        return append(run_id, number, frame)
+
+    monkeypatch.setattr(bench.store, "append", slow)
     bench.play([configure, *frames(2, every="30 s"), Hold(address="h", duration="1 min")])
     beam = [(time, on) for time, name, on in bench.journal if name == "blank"]
     exposed, since = 0.0, None
@@ -143,13 +154,23 @@ def test_a_dead_reconstruction_does_not_harm_the_run(bench, configure, live):
     live.dead = True
     outcome, run_id = bench.play([configure, *frames(2)], live)
     assert outcome.state is State.FINISHED
-    assert [entry.state for entry in bench.log.reconstructions(run_id)] == ["failed", "failed"]
-    assert [e.level for e in bench.log.events(run_id) if e.kind == "heights"] == ["warning", "warning"]
+    assert [entry.state for entry in bench.log.reconstructions(run_id)] == ["left out", "left out"]
+    assert any("no more live heights" in event.message for event in bench.log.events(run_id))
+
+
+def test_a_reconstruction_that_raises_does_not_harm_the_run(bench, configure, live):
+    live.error = BrokenPipeError("gone")
+    outcome, run_id = bench.play([configure, *frames(4)], live)
+    assert outcome.state is State.FINISHED
+    assert len(bench.log.frames(run_id)) == 4
+    assert {entry.state for entry in bench.log.reconstructions(run_id)} == {"left out"}
+    assert any("BrokenPipeError: gone" in event.message for event in bench.log.events(run_id))
 
 
 FAULTS = {
     "device error": (DeviceError("the scanner is confused", "detector"), "the scanner is confused"),
-    "a bug": (ZeroDivisionError("division by zero"), "internal error: ZeroDivisionError"),
+    "a driver's bug": (ZeroDivisionError("division by zero"), "detector: the driver failed with ZeroDivisionError"),
+    "a lost connection": (ConnectionResetError("reset by peer"), "reset by peer"),
 }
 
 
@@ -167,6 +188,170 @@ def test_every_failure_passes_through_the_cleanup(bench, configure, error, words
     assert left_safe(bench)
     assert bench.log.run(run_id).state == "failed"
     assert len(bench.log.frames(run_id)) == 1
+
+
+LOG_METHODS = ("set_state", "intent", "outcome", "setpoint", "frame", "event")
+
+
+@pytest.mark.parametrize("method", LOG_METHODS)
+@pytest.mark.parametrize("call", [1, 2, 5])
+@pytest.mark.parametrize(
+    "error", [DatabaseError("gone"), MemoryError(), ValueError("odd")], ids=["lost", "memory", "bug"]
+)
+def test_a_log_that_fails_once_anywhere_leaves_the_instrument_safe(bench, configure, monkeypatch, method, call, error):
+    written, calls = getattr(bench.log, method), []
+
+    def fails(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise error
+        return written(*arguments, **named)
+
+    actions = [
+        configure,
+        SetGas(address="g", flows={"H2": "5 sccm"}),
+        Ramp(address="r", target="400 K", rate="600 K/min"),
+        *frames(2),
+    ]
+    night = bench.night(actions)
+    monkeypatch.setattr(bench.log, method, fails)
+    night.start()
+    assert night.wait(60)
+    outcome = night.finish()
+    assert outcome.state in (State.FINISHED, State.FAILED)
+    assert left_safe(bench)
+    assert bench.log.run(night.run_id).state == outcome.state
+
+
+def test_one_lost_answer_does_not_leave_the_heater_on(bench, configure):
+    backend = bench.backends["heater.temperature"]
+    put, failed = backend.put, []
+
+    def fails_once(value):
+        if value < 300 and not failed:
+            failed.append(value)
+            raise TimeoutError("no answer")
+        put(value)
+
+    backend.put = fails_once
+    outcome, _ = bench.play([configure, Ramp(address="r", target="400 K", rate="600 K/min")])
+    assert failed
+    assert outcome.state is State.FINISHED
+    assert left_safe(bench)
+
+
+def test_the_old_mixture_has_closed_before_the_new_one_opens(bench, configure):
+    for species in ("H2", "O2"):
+        bench.backends[f"gas.{species}.flow"].speed = 1.0
+    actions = [
+        configure,
+        SetGas(address="a", flows={"H2": "10 sccm"}),
+        SetGas(address="b", flows={"O2": "5 sccm"}),
+    ]
+    bench.play(actions)
+    closed = next(time for time, name, value in bench.journal if name == "gas.H2.flow" and value == 0 and time > 5)
+    opened = next(time for time, name, value in bench.journal if name == "gas.O2.flow" and value > 0)
+    assert opened >= closed + 9.9
+
+
+def test_a_blanker_that_does_not_open_is_told(bench, configure):
+    def stick(on):
+        bench.blanker.closed = True
+
+    bench.blanker.put = stick
+    outcome, run_id = bench.play([configure, *frames(1)])
+    assert outcome.state is State.FAILED
+    assert "still blanked after unblanking" in outcome.reason
+    assert bench.log.frames(run_id) == []
+
+
+def test_offsets_are_forgotten_when_the_dwell_time_changes(bench, configure):
+    slower = configure.model_copy(
+        update={"imaging": configure.imaging.model_copy(update={"dwell_time": quantity(20, "ms")})}
+    )
+    _, run_id = bench.play([configure, Dark(address="d", frames=1), Acquire(address="a"), slower, Acquire(address="b")])
+    offsets = [bench.store.read(frame.stored.path).channels[0].offset for frame in bench.log.frames(run_id)]
+    assert offsets == [None, 100.0, None]
+
+
+def test_a_late_result_of_one_series_does_not_end_the_next(bench, configure, live):
+    condition = Condition(figure="coverage", comparison="above", threshold=quantity(0.25, ""))
+    live.coverage = lambda frame_id: 0.9 if frame_id == 2 else 0.1
+    actions = [
+        configure,
+        *frames(2, every="2 s", stop_when=condition, group="steps[0].series"),
+        *frames(4, every="2 s", stop_when=condition, group="steps[1].series"),
+    ]
+    _, run_id = bench.play(actions, live, latency=3.0)
+    assert len(bench.log.frames(run_id)) == 6
+    assert not [event for event in bench.log.events(run_id) if event.kind == "decision"]
+
+
+def test_stop_among_dark_frames_that_end_the_recipe(bench, configure):
+    night = bench.night([configure, Dark(address="d", frames=6)])
+    bench.scanner.during = lambda taken: night.engine.stop("enough") if taken == 1 else None
+    night.start()
+    assert night.wait(30)
+    assert night.finish().state is State.STOPPED
+    assert len(bench.log.frames(night.run_id)) == 2
+
+
+def test_a_pause_moves_the_series_instead_of_hurrying_after_it(bench, configure):
+    paced = type(bench)(bench.log, bench.store, VirtualClock(speed=50.0))
+    night = paced.night([configure, *frames(5, every="5 s")])
+    paced.scanner.during = lambda taken: night.engine.pause() if taken == 1 else None
+    night.start()
+    while night.engine.progress.state is not State.PAUSED:
+        assert not night.wait(0.01)
+    assert not night.wait(0.5)  # some 25 s of the instrument's time
+    paced.scanner.during = None
+    night.engine.resume()
+    assert night.wait(30)
+    assert night.finish().state is State.FINISHED
+    times = [frame.time for frame in paced.log.frames(night.run_id)]
+    gaps = [(after - before).total_seconds() for before, after in pairwise(times)]
+    assert gaps[1] > 15
+    assert gaps[2:] == pytest.approx([5.0, 5.0], abs=0.01)
+
+
+def test_requests_that_cross_each_other(bench):
+    """A pause after a stop does not hold the stop up; a resume always wakes."""
+    requests = Requests(bench.clock)
+    requests.stop("enough")
+    requests.pause()
+    assert not requests.pausing
+    with pytest.raises(StopRequest, match="enough"):
+        requests.raise_if_stopped()
+    again = Requests(bench.clock)
+    again.pause()
+    again.pause()
+    again.resume()
+    again.wait_while_pausing()
+    again.raise_if_stopped()
+
+
+def test_abort_before_the_raster_begins_is_not_lost(bench, configure):
+    night = bench.night([configure, *frames(3)])
+    arm = bench.scanner.arm
+
+    def abort_while_arming(scan):
+        night.engine.abort("now")
+        arm(scan)
+
+    bench.scanner.arm = abort_while_arming
+    night.start()
+    assert night.wait(30)
+    assert night.finish().state is State.STOPPED
+    assert bench.log.frames(night.run_id) == []
+
+
+def test_old_readbacks_are_told_once(bench, configure):
+    backend = bench.backends["column.working_distance"]
+    backend.get = lambda: (8.0, bench.clock.now() - timedelta(hours=2))
+    _, run_id = bench.play([configure, *frames(3)])
+    told = [event.message for event in bench.log.events(run_id) if event.kind == "readback"]
+    assert len(told) == 1
+    assert told[0].startswith("column.working_distance repeats an old value")
 
 
 def test_cleanup_attempts_every_part_and_tells_what_failed(bench, configure):
