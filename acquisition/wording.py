@@ -31,7 +31,7 @@ _READABLE = {
     "B": "MB",
     "C/m**2": "kC/m**2",
 }
-_PRIVATE = {"host", "hostname", "address", "port", "url", "path", "file", "user", "username", "password", "token"}
+_PRIVATE = {"host", "hostname", "address", "port", "url", "user", "username", "password", "token"}
 _PATH = re.compile(r"(?<![\w/.])/(?:[^\s/:;,'\"<>]+/)+([^\s/:;,'\"<>]+)")
 
 
@@ -151,7 +151,7 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         return rows
     if isinstance(value, Sequence) and not isinstance(value, str):
         if all(isinstance(part, str | int | float) for part in value):
-            return [(prefix, ", ".join(str(part) for part in value))]
+            return [(prefix, discreet(", ".join(str(part) for part in value)))]
         return [row for index, part in enumerate(value) for row in flat(part, f"{prefix}[{index}]")]
     return [(prefix, "" if value is None else discreet(str(value)))]
 
