@@ -30,9 +30,10 @@ class Scene(NamedTuple):
     ``leaning`` (H, W): the least cosine of the slope within the first radius of a cell; ``roof`` and ``bottom``: the
     greatest and the least height; ``periodic``; ``tolerance``: of the test against the surface; ``layered``,
     ``layer`` (H, W): material index, ``thickness`` (H, W) of the layer, ``floor`` (K, H, W): as ``lowest``, of the
-    layer's underside; ``substrate``: material index; ``rows`` (M, n, 1 + 3·elements): mean free path, then cumulative
-    share of collisions, share of Rutherford and screening of each element; ``energies`` (M, n); ``per_path`` (M,):
-    rows per pixel of path; ``elements`` (M,); ``reach`` (M,): the greatest distance from the start per path left.
+    layer's underside, ``ceiling`` (H, W): above it all within the first radius of a cell is one layer; ``substrate``:
+    material index; ``rows`` (M, n, 1 + 3·elements): mean free path, then cumulative share of collisions, share of
+    Rutherford and screening of each element; ``energies`` (M, n); ``per_path`` (M,): rows per pixel of path;
+    ``elements`` (M,); ``reach`` (M,): the greatest distance from the start per path left.
     """
 
     heights: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Scene(NamedTuple):
     layer: NDArray[np.uint8]
     thickness: NDArray[np.float32]
     floor: NDArray[np.float32]
+    ceiling: NDArray[np.float32]
     substrate: int
     rows: NDArray[np.float32]
     energies: NDArray[np.float32]
@@ -180,6 +182,16 @@ def stays_inside(scene: Any, u: Any, v: Any, w: Any, dw: Any, step: Any) -> bool
     row = fold(math.floor(v), scene.lowest.shape[1], scene.periodic)
     column = fold(math.floor(u), scene.lowest.shape[2], scene.periodic)
     return bool(max(w, w + dw * step) < scene.lowest[0, row, column])
+
+
+@device
+def stays_in_layer(scene: Any, u: Any, v: Any, w: Any, dw: Any, step: Any) -> bool:
+    """Return whether a short step within the solid surely stays in the layer in which it begins."""
+    if step > scene.radii[0]:
+        return False
+    row = fold(math.floor(v), scene.ceiling.shape[0], scene.periodic)
+    column = fold(math.floor(u), scene.ceiling.shape[1], scene.periodic)
+    return bool(min(w, w + dw * step) > scene.ceiling[row, column])
 
 
 @device

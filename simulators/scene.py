@@ -162,6 +162,21 @@ def least_cosines(heights: Floats, radius: float, border: Border) -> NDArray[np.
     return np.asarray(1 / np.sqrt(1 + steepest), dtype=np.float32)
 
 
+def layer_ceiling(layer: NDArray[np.uint8], underside: Floats, radius: float, border: Border) -> NDArray[np.float32]:
+    """Return above which height all within a radius (pixels) of each cell is one layer; infinite where none is so.
+
+    Shape (rows, columns), in the unit of ``underside``.
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    mode: Literal["wrap", "reflect"] = "wrap" if border == "periodic" else "reflect"
+    size = tuple(min(2 * math.ceil(radius) + 3, 2 * length - 1) for length in layer.shape)
+    least = minimum_filter(layer, size=size, mode=mode)
+    alone = (least > 0) & (least == maximum_filter(layer, size=size, mode=mode))
+    highest = maximum_filter(underside, size=size, mode=mode)
+    return np.where(alone, highest, np.inf).astype(np.float32)
+
+
 def _rows(tables: list[SlowingTable], pixel_size: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Stack the materials' tables as the kernel reads them, lengths in pixels."""
     most = max(table.share.shape[1] for table in tables)
@@ -225,12 +240,13 @@ def build_scene(surface: Surface, beam: Beam, law: ElasticLaw = "browning", reac
     lowest = lowest_within(heights, radii, surface.border)
     layer = np.zeros((1, 1), np.uint8)
     thickness = np.zeros((1, 1), np.float32)
-    floor = lowest[:, :1, :1]
+    floor, ceiling = lowest[:, :1, :1], np.full((1, 1), np.inf, np.float32)
     if layered and surface.layer is not None and surface.thickness is not None:
         layer = np.ascontiguousarray(surface.layer, dtype=np.uint8)
         depth = np.asarray(surface.thickness, dtype=np.float64) / pixel
         thickness = depth.astype(np.float32)
         floor = lowest_within(heights - depth, radii, surface.border)
+        ceiling = layer_ceiling(layer, heights - depth, float(radii[0]), surface.border)
     return Scene(
         heights=heights.astype(np.float32),
         radii=radii,
@@ -244,6 +260,7 @@ def build_scene(surface: Surface, beam: Beam, law: ElasticLaw = "browning", reac
         layer=layer,
         thickness=thickness,
         floor=np.ascontiguousarray(floor),
+        ceiling=ceiling,
         substrate=0,
         rows=rows,
         energies=energies,

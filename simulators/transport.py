@@ -27,6 +27,7 @@ from simulators.relief import (
     interface,
     material_at,
     near_clearance,
+    stays_in_layer,
     stays_inside,
 )
 from simulators.target import device
@@ -172,7 +173,7 @@ def walk(
                 met = crossing(scene, u, v, w, du, dv, dw, step, F1)
         move = met if met >= F0 else step
         change = False
-        if scene.layered and move > plain:
+        if scene.layered and move > plain and not stays_in_layer(scene, u, v, w, dw, move):
             plain = clearance(scene, scene.floor, u, v, w)
             probe = ALMOST * move
             if move > plain and material_at(scene, u + du * probe, v + dv * probe, w + dw * probe) != kind:

@@ -231,3 +231,17 @@ def test_heights_must_be_numbers() -> None:
 def test_pixels_far_from_the_free_path_are_refused(pixel: float, words: str) -> None:
     with pytest.raises(InputError, match=words):
         tally_frame(surface(np.zeros((4, 4)), pixel=pixel), BEAM, FOUR, 10)
+
+
+def test_shortcuts_through_a_film_change_nothing() -> None:
+    z, shape = rough(5), (16, 16)
+    film = Surface(HeightMap(z, 50e-9), COPPER, (material("Cu2O"),), np.ones(shape, np.uint8), z - z.min() + 40e-9)
+    signals = []
+    for ceiling in (None, np.full(shape, np.inf, np.float32)):
+        run = FrameRun(film, BEAM, FOUR, 17)
+        assert np.isfinite(run._scene.ceiling).all()
+        if ceiling is not None:
+            run._scene = run._scene._replace(ceiling=ceiling)
+        run.advance(40)
+        signals.append(run.result().signals)
+    np.testing.assert_array_equal(*signals)
