@@ -58,8 +58,8 @@ class Laboratory:
 
 
 @contextmanager
-def open_laboratory(data: Path | None, database: str | None = None) -> Iterator[Laboratory]:
-    """Open log and store, made where there are none yet.
+def open_laboratory(data: Path | None, database: str | None = None, *, create: bool = True) -> Iterator[Laboratory]:
+    """Open log and store, made where there are none yet unless ``create`` is False.
 
     Raises
     ------
@@ -71,12 +71,13 @@ def open_laboratory(data: Path | None, database: str | None = None) -> Iterator[
 
     folder = data_folder(data)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
             f"the data folder cannot be made: {error.strerror}; name another with --data", str(folder)
         ) from None
-    with Log.open(database or folder / "rilievo.db") as log, Store(folder / "runs") as store:
+    with Log.open(database or folder / "rilievo.db", create=create) as log, Store(folder / "runs") as store:
         yield Laboratory(folder, log, store)
 
 
@@ -174,9 +175,7 @@ def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: 
     return Night(instrument, laboratory.log, laboratory.store, run_id, actions, feed=feed)
 
 
-def make_heights(
-    laboratory: Laboratory, run_id: str, frames: Sequence[FrameEntry], live: Live
-) -> Iterator[LiveResult | int]:
+def make_heights(laboratory: Laboratory, run_id: str, frames: Sequence[FrameEntry], live: Live) -> Iterator[LiveResult]:
     """Make and log the heights of frames that the store holds; yields what became of each."""
     from acquisition import feed
     from acquisition.night import heights_path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from drivers.errors import DiskFull, InputError, RilievoError, StoreError
 if TYPE_CHECKING:
     from acquisition.app import Laboratory
     from acquisition.engine import Outcome
+    from acquisition.feed import Live
     from acquisition.plan import Plan
     from drivers.contract import Instrument
 
@@ -100,26 +101,33 @@ def _system_error(error: OSError) -> RilievoError:
 
 
 def _own_error(error: Exception) -> RilievoError:
+    """Return an error of our own in a sentence; its trace goes to a file, for a report."""
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="rilievo-", suffix=".log", delete=False, encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    return RilievoError(
-        f"an error in Rilievo itself ({type(error).__name__}: {error}); its trace is in {file.name}, "
-        "please send it to the developers"
-    )
+    told = f"an error in Rilievo itself ({type(error).__name__}: {error})"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="rilievo-", suffix=".log", delete=False, encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return RilievoError(f"{told}; please send this to the developers")
+    return RilievoError(f"{told}; its trace is in {file.name}, please send it to the developers")
 
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], str | None]]:
-    """Let Ctrl-C and a polite kill end a run through its cleanup, instead of tearing the process down."""
+    """Let Ctrl-C, a polite kill and a closed terminal end a run through its cleanup."""
+    reasons = {
+        signal.SIGINT: "stopped by Ctrl-C",
+        signal.SIGTERM: "stopped by a request to end the process",
+        signal.SIGHUP: "stopped because the terminal was closed",
+    }
     asked: list[str] = []
 
     def note(number: int, _: object) -> None:
-        asked.append("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by a request to end the process")
+        asked.append(reasons[signal.Signals(number)])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in reasons}
     try:
         yield lambda: asked[0] if asked else None
     finally:
@@ -174,10 +182,14 @@ def _play(
 
     with wiring.open_instrument(instrument_path, speed) as instrument:
         loaded, plan = check_file(recipe, instrument)
-        with wiring.open_laboratory(data, db) as laboratory, _interruptible() as stop_asked:
-            run_id, outcome = _play_night(laboratory, loaded, plan, instrument, heights, stop_asked, as_json)
-            path = wiring.report(laboratory, run_id, report_to)
-            _tell_end(laboratory, run_id, outcome, path, as_json)
+        with wiring.open_laboratory(data, db) as laboratory:
+            live = wiring.start_live() if heights else None
+            try:
+                run_id, outcome = _play_night(laboratory, loaded, plan, instrument, live, as_json)
+                _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
+            finally:
+                if live is not None:
+                    live.close()
     if outcome.state == "stopped":
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.state != "finished":
@@ -185,35 +197,25 @@ def _play(
 
 
 def _play_night(
-    laboratory: Laboratory,
-    loaded: Any,
-    plan: Plan,
-    instrument: Instrument,
-    heights: bool,
-    stop_asked: Callable[[], str | None],
-    quiet: bool,
+    laboratory: Laboratory, loaded: Any, plan: Plan, instrument: Instrument, live: Live | None, quiet: bool
 ) -> tuple[str, Outcome]:
+    """Play a run to its end; nothing that befalls the display or this thread leaves the instrument to itself."""
     from acquisition import app as wiring
     from acquisition import terminal
-    from acquisition.overview import frames_without_heights
 
-    live = wiring.start_live() if heights else None
-    try:
+    with _interruptible() as stop_asked:
         night = wiring.begin(laboratory, loaded, plan, instrument, live)
-        if not quiet:
-            _announce(night.run_id, loaded.recipe.name, instrument.name, plan)
-        began = instrument.clock.now()
         night.start()
-        terminal.follow(night, plan, began, stop_asked)
-        outcome = night.finish()
-        missing = frames_without_heights(laboratory.log, night.run_id)
-        if live is not None and missing and stop_asked() is None:
-            heights_of = wiring.make_heights(laboratory, night.run_id, missing, live)
-            terminal.track("catching up with the heights", len(missing), heights_of)
-        return night.run_id, outcome
-    finally:
-        if live is not None:
-            live.close()
+        try:
+            with suppress(OSError):  # nobody reads it; the run goes on
+                if not quiet:
+                    _announce(night.run_id, loaded.recipe.name, instrument.name, plan)
+            terminal.follow(night, plan, stop_asked)
+        except BaseException as error:
+            night.engine.abort(f"the display failed: {type(error).__name__}: {error}")
+            night.finish()
+            raise
+        return night.run_id, night.finish()
 
 
 def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
@@ -229,24 +231,37 @@ def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
     )
 
 
-def _tell_end(laboratory: Laboratory, run_id: str, outcome: Outcome, report: Path, as_json: bool) -> None:
-    from rich.text import Text
-
+def _tell_end(
+    laboratory: Laboratory, run_id: str, outcome: Outcome, live: Live | None, report_to: Path | None, as_json: bool
+) -> None:
+    """Tell how a run ended, make up for missing heights, and write the report; trouble here changes no outcome."""
     from acquisition import terminal
-    from acquisition.overview import summary_json
 
-    body = summary_json(laboratory.log, run_id)
+    if not as_json:
+        terminal.show_outcome(outcome.state.value, outcome.reason)
+    body: dict[str, Any] = {"id": run_id, "state": outcome.state.value, "reason": outcome.reason}
+    try:
+        body |= _settle(laboratory, run_id, live, report_to)
+    except (RilievoError, OSError) as error:
+        trouble = error if isinstance(error, RilievoError) else _system_error(error)
+        body["warning"] = str(trouble)
     if as_json:
-        terminal.emit_json({**body, "report": str(report)})
-        return
-    out = terminal.console()
-    out.print(Text.assemble(terminal.state_text(outcome.state.value), f"  {outcome.reason}" if outcome.reason else ""))
-    counts = body["frames"]
-    out.print(
-        f"{counts['acquired']} frames, {counts['dark']} of them dark, "
-        f"{counts['heights']} with heights" + (f", {counts['failed']} without" if counts["failed"] else "")
-    )
-    out.print(f"report  {report}", soft_wrap=True)
+        terminal.emit_json(body)
+    else:
+        terminal.show_end(body)
+
+
+def _settle(laboratory: Laboratory, run_id: str, live: Live | None, report_to: Path | None) -> dict[str, Any]:
+    from acquisition import app as wiring
+    from acquisition import terminal
+    from acquisition.overview import frames_without_heights, summary_json
+
+    missing = frames_without_heights(laboratory.log, run_id)
+    if live is not None and missing:
+        heights = wiring.make_heights(laboratory, run_id, missing, live)
+        terminal.track("catching up with the heights", len(missing), heights)
+    report = wiring.report(laboratory, run_id, report_to)
+    return {**summary_json(laboratory.log, run_id), "report": str(report)}
 
 
 @app.command()
@@ -269,7 +284,7 @@ def check(
 
 
 @app.command()
-def schema() -> None:
+def schema(as_json: Json = False) -> None:  # noqa: ARG001  it is JSON in any case
     """Print the JSON schema of recipes, for editors."""
     from acquisition.recipe import json_schema
     from acquisition.terminal import emit_json
@@ -284,7 +299,7 @@ def runs(data: Data = None, db: Database = None, as_json: Json = False) -> None:
     from acquisition.app import open_laboratory
     from acquisition.overview import run_json
 
-    with open_laboratory(data, db) as laboratory:
+    with open_laboratory(data, db, create=False) as laboratory:
         found = laboratory.log.runs()
         if as_json:
             terminal.emit_json([run_json(run) for run in found])
@@ -301,7 +316,7 @@ def show(run: RunArgument, data: Data = None, db: Database = None, as_json: Json
     from acquisition.app import open_laboratory
     from acquisition.overview import find_run, summary_json
 
-    with open_laboratory(data, db) as laboratory:
+    with open_laboratory(data, db, create=False) as laboratory:
         found = find_run(laboratory.log, run)
         if as_json:
             terminal.emit_json(summary_json(laboratory.log, found.id))
@@ -322,7 +337,7 @@ def report(
     from acquisition import terminal
     from acquisition.overview import find_run
 
-    with wiring.open_laboratory(data, db) as laboratory:
+    with wiring.open_laboratory(data, db, create=False) as laboratory:
         found = find_run(laboratory.log, run)
         path = wiring.report(laboratory, found.id, output)
     if as_json:
@@ -384,13 +399,9 @@ def backup(
 
     if target.exists():
         raise InputError("this file is there already; name another", str(target))
-    with open_laboratory(data, db) as laboratory:
+    with open_laboratory(data, db, create=False) as laboratory:
         laboratory.log.backup(target)
     if as_json:
         terminal.emit_json({"backup": str(target)})
     else:
         terminal.console().print(f"backup  {target}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()

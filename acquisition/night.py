@@ -56,6 +56,8 @@ class Night:
         period: float = 10.0,
     ) -> None:
         self.run_id = run_id
+        self._clock = instrument.clock
+        self._began = self._clock.monotonic()
         self._place = instrument.clock.register("engine")
         self.engine = Engine(instrument, log, store, run_id, feed=feed, heights=partial(heights_path, store, run_id))
         self.telemetry = Telemetry(instrument, log, run_id, period)
@@ -76,9 +78,9 @@ class Night:
                 self.telemetry.end()
 
     @property
-    def running(self) -> bool:
-        """Whether the engine still works."""
-        return self._thread.is_alive()
+    def elapsed(self) -> float:
+        """Seconds of the instrument's time since the run was made ready."""
+        return self._clock.monotonic() - self._began
 
     def wait(self, seconds: float) -> bool:
         """Wait up to ``seconds`` of real time; return whether the run has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -10,7 +11,7 @@ from acquisition.records import FrameEntry, Run
 from drivers.contract import Instrument, Parameter
 from drivers.errors import RunError
 from drivers.registry import Registry
-from drivers.units import quantity, quantity_json
+from drivers.units import quantity_json
 
 Json = dict[str, Any]
 
@@ -65,8 +66,9 @@ def summary_json(log: Log, run_id: str) -> Json:
         },
         "figures": {
             name: {
-                **quantity_json(quantity(entry.value, entry.unit)),
-                "sigma": entry.sigma,
+                "value": _finite(entry.value),
+                "unit": entry.unit,
+                "sigma": _finite(entry.sigma),
                 "frame": entry.frame_number,
             }
             for name, entry in figures.items()
@@ -83,6 +85,11 @@ def summary_json(log: Log, run_id: str) -> Json:
             for event in log.events(run.id)
         ],
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number that JSON knows, or None."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def devices_json(instrument: Instrument, registry: Registry) -> Json:

@@ -25,15 +25,25 @@ def reconstruct(
     material: Annotated[str | None, typer.Option("--material", help="Chemical symbol, such as Cu.")] = None,
     probe_current: Annotated[str | None, typer.Option("--probe-current", help="Such as '1 nA'.")] = None,
     dwell_time: Annotated[str | None, typer.Option("--dwell-time", help="Such as '10 us'.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="TIFF of heights and σ in nm.")] = Path("heights.tif"),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="TIFF of heights and σ in nm; heights.tif unless given.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder of runs.", envvar="RILIEVO_DATA")] = None,
     db: Annotated[str | None, typer.Option("--db", help="URL of another database.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.")] = False,
 ) -> None:
     """Turn segment images into heights in nm with their σ: a TIFF, a figure and JSON beside it."""
+    options = {
+        "--detector": detector,
+        "--pixel-size": pixel_size,
+        "--beam-energy": beam_energy,
+        "--probe-current": probe_current,
+        "--dwell-time": dwell_time,
+    }
     if run is not None:
         if files:
             raise InputError("give either files or --run, not both")
+        _refuse({**options, "--material": material, "--output": output}, "a run's frames carry their own settings")
         _again(run, data, db, as_json)
         return
     if not files:
@@ -44,8 +54,18 @@ def reconstruct(
         "probe_current": _si("--probe-current", probe_current, "A"),
         "dwell_time": _si("--dwell-time", dwell_time, "s"),
     }
-    result = _one_frame(files[0], material) if len(files) == 1 else _segments(files, detector, material, given)
-    _write(result, output, as_json)
+    if len(files) == 1:
+        _refuse(options, "a frame of a run carries its own settings; otherwise give one image per segment")
+        result = _one_frame(files[0], material)
+    else:
+        result = _segments(files, detector, material, given)
+    _write(result, output or Path("heights.tif"), as_json)
+
+
+def _refuse(options: dict[str, Any], because: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} cannot be given here: {because}")
 
 
 def _si(option: str, text: str | None, unit: str) -> float | None:
@@ -101,7 +121,7 @@ def _write(result: Any, output: Path, as_json: bool) -> None:
         sigma = f" ± {figure['sigma']:.2g}" if figure["sigma"] is not None else ""
         out.print(f"{name.replace('_', ' '):<24}{figure['value']:.4g}{sigma} {figure['unit']}".rstrip())
     for sentence in body["assumptions"]:
-        out.print(f"assumed: {sentence}", style="yellow")
+        out.print(f"assumed: {sentence}", style="yellow", soft_wrap=not out.is_terminal)
     for path in written:
         out.print(f"written  {path}", soft_wrap=True)
 
@@ -112,7 +132,7 @@ def _again(run: str, data: Path | None, db: str | None, as_json: bool) -> None:
     from acquisition import terminal
     from acquisition.overview import find_run, summary_json
 
-    with wiring.open_laboratory(data, db) as laboratory:
+    with wiring.open_laboratory(data, db, create=False) as laboratory:
         found = find_run(laboratory.log, run)
         frames = [frame for frame in laboratory.log.frames(found.id) if not frame.dark]
         live = wiring.start_live()
@@ -126,3 +146,5 @@ def _again(run: str, data: Path | None, db: str | None, as_json: bool) -> None:
     else:
         counts = body["frames"]
         terminal.console().print(f"{counts['heights']} heights made, {counts['failed']} failed")
+    if body["frames"]["failed"]:
+        raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -37,7 +38,8 @@ STATE_STYLES = {
 
 def console(stream: TextIO | None = None) -> Console:
     """Return a console for results, or for everything else where ``stream`` is standard error."""
-    return Console(file=stream or sys.stdout, highlight=False, soft_wrap=False)
+    # Names, paths and reasons are data: what looks like markup in them is printed as it stands.
+    return Console(file=stream or sys.stdout, highlight=False, markup=False)
 
 
 def emit_json(value: Any) -> None:
@@ -59,10 +61,11 @@ def emit_error(error: RilievoError, *, as_json: bool) -> None:
     out = console(sys.stderr)
     if isinstance(error, DocumentError):
         for problem in error.problems:
-            out.print(Text.assemble(("error ", "bold red"), (f"{problem.where}: ", "bold"), _addressed(problem)))
+            told = Text.assemble(("error ", "bold red"), (f"{problem.where}: ", "bold"), _addressed(problem))
+            out.print(told, soft_wrap=True)
         return
     where = (f"{error.where}: ", "bold") if error.where else ""
-    out.print(Text.assemble(("error ", "bold red"), where, error.message))
+    out.print(Text.assemble(("error ", "bold red"), where, error.message), soft_wrap=True)
 
 
 def _addressed(problem: Any) -> str:
@@ -136,25 +139,36 @@ def _reading(latest: Any, name: str, unit: str, form: str) -> str:
     return f"{value:{form}} {'°C' if unit == 'degC' else unit}"
 
 
-def follow(night: Night, plan: Plan, began: datetime, stop_asked: Callable[[], str | None]) -> None:
+def follow(night: Night, plan: Plan, stop_asked: Callable[[], str | None]) -> None:
     """Show a run until it ends; ask it to stop when ``stop_asked`` says why.
+
+    A terminal that goes away (closed, or a pipe without a reader) ends the display, not the run.
 
     Parameters
     ----------
     night : Night
         Already started.
     plan : Plan
-        What was planned, for the bar's length.
-    began : datetime
-        UTC on the instrument's clock.
+        What was planned, for the bar's length and the names of the steps.
     stop_asked : callable
         Returns a reason once somebody wants the run to end, else None.
     """
     out = console(sys.stderr)
     labels = {entry.address: entry.label for entry in plan.timeline}
-    if not out.is_terminal:
-        _follow_plainly(night, labels, out, stop_asked)
-        return
+    try:
+        if out.is_terminal:
+            _follow_on_a_bar(night, plan, labels, out, stop_asked)
+        else:
+            _follow_plainly(night, labels, out, stop_asked)
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  nobody reads it any more
+    while not night.wait(0.1):
+        _pass_on(stop_asked, night)
+
+
+def _follow_on_a_bar(
+    night: Night, plan: Plan, labels: Mapping[str, str], out: Console, stop_asked: Callable[[], str | None]
+) -> None:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -166,13 +180,12 @@ def follow(night: Night, plan: Plan, began: datetime, stop_asked: Callable[[], s
     with Progress(*columns, console=out, transient=True, refresh_per_second=8) as bar:
         task = bar.add_task("starting", total=planned, left="")
         while not night.wait(0.1):
-            progress = night.engine.progress
-            done = min((progress.now - began).total_seconds() if progress.now else 0.0, planned)
+            done = min(night.elapsed, planned)
             bar.update(
                 task,
                 completed=done,
-                description=_describe(progress, labels),
-                left=f"{duration_text(planned - done)} of the night left" if done < planned else "later than planned",
+                description=_describe(night.engine.progress, labels),
+                left=f"{duration_text(planned - done)} left" if done < planned else "longer than planned",
             )
             _pass_on(stop_asked, night)
 
@@ -198,7 +211,7 @@ def _follow_plainly(
         progress = night.engine.progress
         if progress.address != shown and "series[" not in progress.address:
             shown = progress.address
-            out.print(f"{time_text(progress.since)}  {_label(progress, labels)}".rstrip(), soft_wrap=True, markup=False)
+            out.print(f"{time_text(progress.since)}  {_label(progress, labels)}".rstrip(), soft_wrap=True)
         if ended:
             return
         _pass_on(stop_asked, night)
@@ -228,6 +241,26 @@ def track(what: str, total: int, steps: Iterable[object]) -> int:
             count += 1
             bar.advance(task)
     return count
+
+
+def show_outcome(state: str, reason: str) -> None:
+    """Print how a run ended."""
+    console().print(Text.assemble(state_text(state), f"  {reason}".rstrip()), soft_wrap=True)
+
+
+def show_end(body: Mapping[str, Any]) -> None:
+    """Print what a run leaves behind."""
+    out = console()
+    if "frames" in body:
+        frames = body["frames"]
+        without = f", {frames['failed']} without" if frames["failed"] else ""
+        counts = (
+            f"{frames['acquired']} frames, {frames['dark']} of them dark, {frames['heights']} with heights{without}"
+        )
+        out.print(counts)
+        out.print(f"report  {body['report']}", soft_wrap=True)
+    if "warning" in body:
+        out.print(Text.assemble(("warning ", "bold yellow"), body["warning"]), soft_wrap=True)
 
 
 def show_plan(instrument: str, plan: Plan) -> None:
@@ -288,8 +321,13 @@ def _moment(text: str) -> str:
 
 
 def _figure_text(figure: Mapping[str, Any]) -> str:
-    sigma = f" ± {figure['sigma']:.2g}" if figure["sigma"] is not None else ""
-    return f"{figure['value']:.4g}{sigma} {figure['unit']}  (frame {figure['frame']})"
+    value, sigma, unit = figure["value"], figure["sigma"], figure["unit"]
+    if value is None:
+        return "–"
+    if unit == "m":  # relief is spoken of in nanometres
+        value, sigma, unit = value * 1e9, None if sigma is None else sigma * 1e9, "nm"
+    within = f" ± {sigma:.2g}" if sigma is not None else ""
+    return f"{value:.4g}{within} {unit}  (frame {figure['frame']})"
 
 
 def show_devices(body: Mapping[str, Any]) -> None:

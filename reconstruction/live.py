@@ -94,7 +94,12 @@ class LiveReconstruction:
             target=_work, args=(self._inbox, self._outbox, self._stop, *self._options), name="rilievo-reconstruction"
         )
         self._process.daemon = False
-        self._process.start()
+        # Ctrl-C reaches the whole terminal: the child inherits the mask, and so is deaf to it from its first moment.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Without this an owner that forgot to close would wait for ever at its exit.
         self._at_exit = Finalize(None, self._stop.set, exitpriority=100)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-RILIEVO = [sys.executable, "-m", "acquisition.cli"]
+RILIEVO = [sys.executable, "-m", "acquisition"]
 MIB = 1 << 20
 
 

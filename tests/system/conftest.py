@@ -69,7 +69,7 @@ def start(data):
 
     def run(*arguments, **environment):
         process = subprocess.Popen(
-            [sys.executable, "-m", "acquisition.cli", *map(str, arguments)],
+            [sys.executable, "-m", "acquisition", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -66,6 +66,7 @@ def test_wrong_words_on_the_command_line(rilievo, arguments):
 
 
 def test_a_run_that_is_not_there(rilievo):
+    assert rilievo("db", "upgrade").code == 0
     answer = rilievo("show", "nothing", "--json")
     assert answer.code == 2
     assert "there is no run 'nothing'" in answer.error["message"]
@@ -103,7 +104,7 @@ def test_a_file_that_is_no_database(rilievo, data):
 
 
 def test_a_database_newer_than_the_program(rilievo, data):
-    assert rilievo("runs").code == 0
+    assert rilievo("db", "upgrade").code == 0
     with sqlite3.connect(data / "rilievo.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
@@ -115,9 +116,9 @@ def test_a_database_newer_than_the_program(rilievo, data):
 def test_a_locked_database(rilievo, data, recipe, monkeypatch):
     from acquisition.log import Log
 
-    assert rilievo("runs").code == 0
+    assert rilievo("db", "upgrade").code == 0
     opened = Log.open.__func__
-    monkeypatch.setattr(Log, "open", classmethod(lambda cls, target: opened(cls, target, timeout=0.3)))
+    monkeypatch.setattr(Log, "open", classmethod(lambda cls, target, create: opened(cls, target, timeout=0.3)))
     lock = sqlite3.connect(data / "rilievo.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     try:
@@ -141,7 +142,7 @@ def test_a_database_server_that_does_not_answer(rilievo):
 def test_a_disk_without_room_is_refused_before_anything_is_heated(rilievo, recipe, data, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**6, used=10**6, free=1000))
     answer = rilievo("run", recipe, "--no-heights", "--json")
-    assert answer.code == 1
+    assert answer.code == 2
     assert answer.error["code"] == "disk-full"
     monkeypatch.undo()
 
@@ -173,10 +174,50 @@ def test_a_disk_that_fills_up_ends_the_run_safe_and_keeps_the_frames(rilievo, re
         assert not list((data / "runs").rglob("*.part"))
 
 
+def test_a_database_lost_in_mid_run_is_a_failed_run(rilievo, recipe, monkeypatch):
+    from acquisition.log import Log
+    from drivers.errors import DatabaseError
+
+    written, frames = Log.frame, []
+
+    def lost(self, *arguments):
+        frames.append(arguments)
+        if len(frames) > 5:
+            raise DatabaseError("the connection was lost")
+        return written(self, *arguments)
+
+    monkeypatch.setattr(Log, "frame", lost)
+    answer = rilievo("run", recipe, "--no-heights", "--json")
+    assert answer.code == 1
+    assert answer.json["state"] == "failed"
+    assert "the connection was lost" in answer.json["reason"]
+
+
+def test_a_report_that_cannot_be_written_does_not_change_the_outcome(rilievo, recipe, monkeypatch):
+    monkeypatch.setattr(
+        "acquisition.report.write_report", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    answer = rilievo("run", recipe, "--no-heights")
+    assert answer.code == 0
+    assert answer.out.startswith("finished")
+    assert "no room left on the disk" in answer.out
+
+
+def test_no_database_is_made_by_who_only_looks(rilievo, tmp_path):
+    answer = rilievo("runs", "--data", tmp_path / "typo")
+    assert answer.code == 2
+    assert not (tmp_path / "typo").exists()
+
+
+def test_markup_in_names_is_only_text(rilievo, recipe, recipe_text):
+    recipe.write_text(recipe_text.replace("name: a short look", "name: 'redox [copper foil] [/red]'"))
+    assert "redox [copper foil] [/red]" in rilievo("check", recipe).out
+
+
 def test_a_folder_that_cannot_be_made(rilievo, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    answer = rilievo("runs", "--data", tmp_path / "file" / "inside", "--json")
-    assert answer.code == 1
+    answer = rilievo("db", "upgrade", "--data", tmp_path / "file" / "inside", "--json")
+    assert answer.code == 2
     assert "--data" in answer.error["message"]
 
 
@@ -186,5 +227,6 @@ def test_a_backup_never_overwrites(rilievo, tmp_path):
     assert rilievo("db", "backup", target).code == 2
     assert target.read_text() == "precious"
     target.unlink()
+    assert rilievo("db", "upgrade").code == 0
     assert rilievo("db", "backup", target).code == 0
     assert rilievo("db", "upgrade", "--json").json["schema"]

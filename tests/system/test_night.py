@@ -1,6 +1,6 @@
 """Whole nights on the twin, through the command."""
 
-import random
+import contextlib
 import signal
 import sqlite3
 import time
@@ -11,6 +11,7 @@ import tifffile
 
 from acquisition.log import Log
 from acquisition.store import Store
+from drivers.errors import DatabaseError
 
 
 def opened(data):
@@ -106,43 +107,69 @@ def test_the_units_in_the_database_are_canonical(night, data):
     assert hottest == (pytest.approx(1073.15), "K")
 
 
-@pytest.mark.parametrize("moment", ["at once", "while heating", "among the frames"])
-def test_ctrl_c_ends_the_run_safe_and_marked_stopped(start, recipe, data, moment):
-    speed = {"at once": 100, "while heating": 60, "among the frames": 2000}[moment]
-    process = start("run", recipe, "--speed", speed)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and process.poll() is None:
-        if _reached(data, moment):
-            break
-        time.sleep(0.05)
-    time.sleep(random.Random(moment).uniform(0.0, 0.3))
-    process.send_signal(signal.SIGINT)
+def end_by(process, number):
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
     assert "Traceback" not in out + err
-    if not (data / "rilievo.db").exists() or moment == "at once":
-        return
+    assert process.returncode == 130, err
+
+
+def assert_left_safe(data, reason):
     log, store = opened(data)
     with log, store:
         (run,) = log.runs()
-        assert (run.state, run.reason) == ("stopped", "stopped by Ctrl-C")
-        frames = log.frames(run.id)
-        assert moment != "among the frames" or len(frames) > 4
-        for frame in frames:
+        assert (run.state, run.reason) == ("stopped", reason)
+        for frame in log.frames(run.id):
             store.verify(frame.stored)
         last = {setpoint.channel: setpoint.value for setpoint in log.setpoints(run.id)}
         assert last["heater.temperature"] == pytest.approx(298.15)
         assert all(value == 0 for channel, value in last.items() if channel.endswith(".flow"))
+        return log.frames(run.id)
 
 
-def _reached(data, moment):
-    """Whether the night has come to the moment at which it is interrupted."""
-    if moment == "at once":
-        return True
+@pytest.mark.parametrize("seconds", [0.15, 0.5, 1.0, 1.6, 2.2, 3.0])
+def test_ctrl_c_at_any_moment_of_the_start(start, recipe, data, seconds):
+    process = start("run", recipe, "--speed", "60")
+    time.sleep(seconds)
+    end_by(process, signal.SIGINT)
+    with contextlib.suppress(DatabaseError), Log.open(data / "rilievo.db", create=False) as log:
+        assert [run.state for run in log.runs()] in ([], ["stopped"])
+
+
+@pytest.mark.parametrize(
+    ("moment", "speed", "number", "reason"),
+    [
+        ("ramp", 60, signal.SIGINT, "stopped by Ctrl-C"),
+        ("ramp", 60, signal.SIGHUP, "stopped because the terminal was closed"),
+        ("frame", 2000, signal.SIGINT, "stopped by Ctrl-C"),
+        ("frame", 2000, signal.SIGTERM, "stopped by a request to end the process"),
+    ],
+)
+def test_signals_end_the_run_safe_and_marked_stopped(start, recipe, data, moment, speed, number, reason):
+    process = start("run", recipe, "--speed", str(speed))
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None and not _reached(data, moment):
+        time.sleep(0.02)
+    end_by(process, number)
+    frames = assert_left_safe(data, reason)
+    assert moment == "ramp" or len(frames) > 4
+
+
+def test_a_display_without_a_reader_does_not_end_the_run(start, recipe, data):
+    process = start("run", recipe, "--no-heights")
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(timeout=60) in (0, 1)  # whoever reads the end has gone too
+    process.stdout = process.stderr = None
+    with Log.open(data / "rilievo.db") as log:
+        assert [run.state for run in log.runs()] == ["finished"]
+
+
+def _reached(data, kind):
+    """Whether an action of a kind has begun (three of them, for frames)."""
     database = data / "rilievo.db"
     if not database.exists():
         return False
-    kind = "ramp" if moment == "while heating" else "frame"
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         row = connection.execute(
@@ -152,4 +179,4 @@ def _reached(data, moment):
         return False
     finally:
         connection.close()
-    return row[0] >= (1 if moment == "while heating" else 3)
+    return row[0] >= (3 if kind == "frame" else 1)

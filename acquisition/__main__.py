@@ -1,0 +1,19 @@
+"""Where the command begins. Ctrl-C ends it quietly even while its modules are still being read."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+def main() -> None:
+    """Run the command."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from acquisition.cli import main as command
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    command()
+
+
+if __name__ == "__main__":
+    main()
