@@ -207,7 +207,7 @@ def _play_night(
         night = wiring.begin(laboratory, loaded, plan, instrument, live)
         night.start()
         try:
-            with suppress(OSError):  # nobody reads it; the run goes on
+            with suppress(*terminal.BROKEN_PIPE):  # nobody reads it; the run goes on
                 if not quiet:
                     _announce(night.run_id, loaded.recipe.name, instrument.name, plan)
             terminal.follow(night, plan, stop_asked)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LONGEST_TIMELINE = 60
 """Lines of a plan that a person still reads."""
+BROKEN_PIPE = (OSError, SystemExit)
+"""What printing raises where nobody reads: rich turns a broken pipe into SystemExit."""
 STATE_STYLES = {
     "running": "cyan",
     "paused": "yellow",
@@ -160,7 +162,7 @@ def follow(night: Night, plan: Plan, stop_asked: Callable[[], str | None]) -> No
             _follow_on_a_bar(night, plan, labels, out, stop_asked)
         else:
             _follow_plainly(night, labels, out, stop_asked)
-    except OSError:
+    except BROKEN_PIPE:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  nobody reads it any more
     while not night.wait(0.1):
         _pass_on(stop_asked, night)
