@@ -43,20 +43,17 @@ class GasRules:
 
     @classmethod
     def of(cls, instrument: Instrument) -> GasRules:
-        """Return the rules in the instrument's file: ``settings: {gas_rules: {flammable_above: 10 Pa, …}}``.
+        """Return the rules in the instrument's file: ``gas_rules: {flammable_above: 10 Pa, purge_at_least: 30 s}``.
 
         Raises
         ------
         InputError
             For a rule that is not known or cannot be read.
         """
-        settings = instrument.description.get("settings")
-        given = settings.get("gas_rules", {}) if isinstance(settings, Mapping) else {}
+        given = instrument.description.get("gas_rules") or {}
         units = {"flammable_above": "Pa", "purge_at_least": "s"}
         if not isinstance(given, Mapping) or not set(given) <= set(units):
-            raise InputError(
-                f"expected {' and '.join(units)} under settings.gas_rules of the instrument; got {given!r}"
-            )
+            raise InputError(f"expected {' and '.join(units)} under gas_rules of the instrument; got {given!r}")
         return cls(**{name: si(parse_quantity(value, units[name])) for name, value in given.items()})
 
 

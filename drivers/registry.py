@@ -29,7 +29,7 @@ from drivers.errors import (
     RilievoError,
 )
 from drivers.geometry import DetectorGeometry, Segment
-from drivers.units import Angle, Energy, Length, Q, format_quantity, si
+from drivers.units import Angle, Duration, Energy, Length, Pressure, Q, format_quantity, si
 
 GROUP = "rilievo.drivers"
 Device = TypeVar("Device")
@@ -95,11 +95,23 @@ class DeviceFile(Strict):
     driver: str
 
 
+class GasRulesFile(Strict):
+    """What gases may meet on this instrument, where it differs from the program's own rules.
+
+    ``flammable_above``: total pressure up to which a flammable mixture is allowed. ``purge_at_least``: how long inert
+    gas flows between gases that burn with each other.
+    """
+
+    flammable_above: Pressure | None = None
+    purge_at_least: Duration | None = None
+
+
 class InstrumentFile(Strict):
     """An instrument, as a YAML file describes it."""
 
     name: str = Field(min_length=1, max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
+    gas_rules: GasRulesFile | None = None
     column: DeviceFile
     detector: DeviceFile
     stage: DeviceFile

@@ -121,7 +121,7 @@ def test_the_pressure_from_which_a_mixture_burns_can_be_set(
         51, 0.01
     )
     chamber = {"pumping_speed": "0.542 l/s"}
-    allowing = {"settings": {"chamber": chamber, "gas_rules": {"flammable_above": "60 Pa", "purge_at_least": "1 s"}}}
+    allowing = {"settings": {"chamber": chamber}, "gas_rules": {"flammable_above": "60 Pa", "purge_at_least": "1 s"}}
     plan(steps, make_paper_instrument(allowing))
     assert GasRules.of(make_paper_instrument(allowing)) == GasRules(60.0, 1.0)
 
@@ -149,7 +149,7 @@ def test_of_an_unknown_reactive_gas_anything_is_expected(make_paper_instrument: 
 )
 def test_rules_that_cannot_be_read(make_paper_instrument: Callable[..., Instrument], rules: object) -> None:
     with pytest.raises(InputError):
-        GasRules.of(make_paper_instrument({"settings": {"gas_rules": rules}}))
+        GasRules.of(make_paper_instrument({"gas_rules": rules}))
 
 
 def test_a_chamber_settles_where_the_pump_keeps_up(paper_instrument: Instrument) -> None:

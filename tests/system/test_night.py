@@ -86,6 +86,20 @@ def test_two_nights_are_the_same_to_the_bit(rilievo, recipe, tmp_path):
     assert stories[0] == stories[1]
 
 
+def test_a_night_in_postgresql(rilievo, recipe, postgresql):
+    import psycopg
+    from sqlalchemy import make_url
+
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE night")
+    url = make_url(postgresql).set(database="night").render_as_string(hide_password=False)
+    answer = rilievo("run", recipe, "--db", url, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["frames"]["heights"] == 21
+    listed = rilievo("runs", "--db", url, "--json").json
+    assert [(run["id"], run["state"]) for run in listed] == [(answer.json["id"], "finished")]
+
+
 def test_runs_show_and_report(night, rilievo, tmp_path):
     listed = rilievo("runs", "--json").json
     assert [(run["id"], run["state"]) for run in listed] == [(night["id"], "finished")]
