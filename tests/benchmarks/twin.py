@@ -1,6 +1,7 @@
 """Figures of the fast twin: time of a frame, photon transfer, repetition, distance from Monte Carlo.
 
-Run ``python tests/benchmarks/twin.py [--electrons N] [--skip-monte-carlo]``; about two minutes on two cores.
+Run ``python tests/benchmarks/twin.py [--electrons N] [--skip-monte-carlo] [--pictures]``; about two minutes on two
+cores, and five more for the picture, whose Monte Carlo frame is kept in the truth cache.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import hashlib
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -136,31 +138,39 @@ def islands(count, seed):
     return z
 
 
+GEOMETRY = annular(4, 2e-3, 8e-3, 8e-3, threshold=1 * KEV)
+ENERGY = 5 * KEV
+
+
+def copper(relief, pixel):
+    """Return the relief (in pixels) as bare copper."""
+    from simulators.scene import Surface
+
+    return Surface(HeightMap(relief * pixel, pixel), material("Cu"), border="periodic")
+
+
+def twin_image(relief, pixel):
+    """Return the twin's noiseless image of bare copper, keV per primary electron, (S, H, W)."""
+    view = renderer(ENERGY, GEOMETRY)
+    margin = view.margin(relief.shape, pixel)
+    around = HeightMap(np.pad(relief * pixel, margin, mode="wrap"), pixel)
+    layers = Layers(np.zeros(around.shape, dtype=np.float32))
+    return view.render(around, layers, Optics(np.zeros((2, 2))), margin).astype(np.float64)
+
+
 def against_monte_carlo(electrons):
     """Residual of the twin against Monte Carlo frames, statistical noise taken out, over the signal's own spread."""
     from simulators.scanning import tally_frame
-    from simulators.scene import Beam, Surface
+    from simulators.scene import Beam
 
-    count, energy = 56, 5 * KEV
-    geometry = annular(4, 2e-3, 8e-3, 8e-3, threshold=1 * KEV)
-    reach = electron_range(material("Cu"), energy)
-    view = renderer(energy, geometry)
-    relief = islands(count, 4)
+    reach = electron_range(material("Cu"), ENERGY)
+    relief = islands(56, 4)
     print(f"\nagainst Monte Carlo, Cu at 5 keV, {electrons} electrons a pixel: residual / spread of the signal")
     print(f"{'pixel / range':<16}{'one segment':>14}{'difference':>14}{'sum':>10}{'difference, MC over twin':>28}")
     for share in (0.07, 0.14, 0.3, 0.7, 1.4):
         pixel = share * reach
-        tally = tally_frame(
-            Surface(HeightMap(relief * pixel, pixel), material("Cu"), border="periodic"),
-            Beam(energy),
-            geometry,
-            electrons,
-            seed=1,
-        )
-        margin = view.margin((count, count), pixel)
-        around = HeightMap(np.pad(relief * pixel, margin, mode="wrap"), pixel)
-        layers = Layers(np.zeros(around.shape, dtype=np.float32))
-        image = view.render(around, layers, Optics(np.zeros((2, 2))), margin).astype(np.float64)
+        tally = tally_frame(copper(relief, pixel), Beam(ENERGY), GEOMETRY, electrons, seed=1)
+        image = twin_image(relief, pixel)
         row = f"{share:<16g}"
         for weights in ((1, 0, 0, 0), (1, 0, -1, 0), (1, 1, 1, 1)):
             w = np.array(weights, dtype=float)
@@ -176,11 +186,46 @@ def against_monte_carlo(electrons):
         print(f"{row}{slope:>28.2f}", flush=True)
 
 
+def pictures(path, count=96, pixel=20e-9, electrons=6000):
+    """Draw a Monte Carlo frame beside the twin's of the same islands: one segment, and a difference of two."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    from simulators.scene import Beam
+    from simulators.truth import Exposure, TruthCache
+
+    relief = islands(count, 4)
+    tally = TruthCache().frame(Exposure(copper(relief, pixel), Beam(ENERGY), GEOMETRY, electrons, seed=2))
+    truth, twin = tally.signal, twin_image(relief, pixel)
+    figure, axes = plt.subplots(1, 5, figsize=(15, 3.5), layout="constrained")
+    shown = [
+        (f"islands, up to {relief.max() * pixel * 1e9:.0f} nm", relief, "cividis"),
+        ("segment A: Monte Carlo", truth[0], "gray"),
+        ("segment A: fast twin", twin[0], "gray"),
+        ("A − C: Monte Carlo", truth[0] - truth[2], "gray"),
+        ("A − C: fast twin", twin[0] - twin[2], "gray"),
+    ]
+    for ax, (title, image, colours), like in zip(axes, shown, (0, 1, 1, 3, 3), strict=True):
+        low, high = np.percentile(shown[like][1], [0.5, 99.5])
+        ax.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+        ax.set_title(title, fontsize=11)
+        ax.set_axis_off()
+    figure.suptitle(f"copper, 5 keV, {count * pixel * 1e6:.1f} µm wide, {electrons} electrons a pixel", fontsize=11)
+    figure.savefig(path, dpi=90)
+    print(f"drawn  {path}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--electrons", type=int, default=1000)
     parser.add_argument("--skip-monte-carlo", action="store_true")
+    parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/twin_and_truth.png, and no more")
     given = parser.parse_args()
+    if given.pictures:
+        pictures(Path(__file__).parents[2] / "docs" / "pictures" / "twin_and_truth.png")
+        return
     frame_times()
     photon_transfer()
     repetition()
