@@ -255,11 +255,12 @@ class Worker:
     def _level(self, frame: Frame, result: Any) -> float:
         """Return the level of clean copper in this frame's exposure and gains; the first frame sets it."""
         beam = frame.beam
-        known = [channel.gain for channel in frame.channels if channel.gain is not None]
-        gain = sum(known) / len(known) if len(known) == len(frame.channels) else 1.0
-        exposure = (beam.beam_energy, (beam.electrons_per_pixel or 1.0) * gain)
+        known = [gain for index in result.law.live if (gain := frame.channels[index].gain) is not None]
+        gain = sum(known) / len(known) if len(known) == len(result.law.live) else 1.0
+        # A segment that dies, or another working distance, changes what the sum of the live ones catches.
+        exposure = (beam.beam_energy, (beam.electrons_per_pixel or 1.0) * gain * result.law.collected)
         if self._reference is None or (self._exposure is not None and self._exposure[0] != exposure[0]):
             self._reference, self._exposure = float(result.flattened().mean()), exposure
         if self._exposure is None:
             self._exposure = exposure
-        return self._reference * exposure[1] / self._exposure[1]
+        return float(self._reference * exposure[1] / self._exposure[1])

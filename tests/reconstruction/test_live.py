@@ -153,3 +153,16 @@ def test_the_first_frame_is_the_clean_one_and_exposure_is_allowed_for(expose, tm
     longer = expose(flat, flat, electrons=22_000)
     longer = dataclasses.replace(longer, beam=dataclasses.replace(longer.beam, dwell_time=1.1e-5))
     assert worker.reconstruct(3, longer, tmp_path / "3.tif").figures["coverage"].value < 0.03
+
+
+def test_a_segment_that_dies_does_not_look_like_oxide(expose, tmp_path):
+    flat = np.zeros((128, 128))
+    worker = Worker()
+    clean = expose(flat, flat)
+    assert worker.reconstruct(0, clean, tmp_path / "0.tif").figures["coverage"].value < 0.02
+    counts = clean.counts.copy()
+    counts[2] = 500
+    worker.reconstruct(1, dataclasses.replace(clean, counts=counts), tmp_path / "1.tif")
+    without = worker.reconstruct(2, dataclasses.replace(clean, counts=counts), tmp_path / "2.tif")
+    assert without.error is None
+    assert without.figures["coverage"].value < 0.02

@@ -220,7 +220,21 @@ def test_coverage_is_found_on_flat_and_rough_ground(expose):
     rows, columns = np.mgrid[0:128, 0:128]
     oxide = ((rows // 16 + columns // 16) % 4) == 0
     frame = expose(p, q, electrons=40_000, factor=np.where(oxide, 0.92, 1.0))
-    clean = reconstruct(expose(p, q, electrons=40_000)).total.mean()
+    clean = reconstruct(expose(p, q, electrons=40_000)).flattened().mean()
     found = reconstruct(frame).coverage(reference_level=float(clean)).figure
     assert found.value == pytest.approx(oxide.mean(), abs=3 * found.sigma)
-    assert found.value == pytest.approx(oxide.mean(), abs=0.06)
+    # Copper's law leaves facets of a cosine emitter uneven by 1.3 %; what then lies between the levels counts half.
+    assert found.value == pytest.approx(oxide.mean(), abs=0.08)
+    assert found.sigma < 0.08
+
+
+def test_roughness_and_height_range_hold_the_laws_own_doubt(expose):
+    p, q, z = pyramid(slope=0.3, size=128)
+    result = reconstruct(expose(p, q, electrons=40_000))
+    for name in ("roughness", "height_range"):
+        figure = result.figures[name]
+        assert 0.12 < figure.sigma / figure.value < 0.15
+    truth = root_mean_square_height(z) * result.frame.beam.pixel_size * 1e9
+    roughness = result.figures["roughness"]
+    assert abs(roughness.value - truth) < 2 * roughness.sigma
+    assert any("roughness and height range" in sentence for sentence in result.assumptions)
