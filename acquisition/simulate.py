@@ -166,6 +166,7 @@ def frame(
     tilt_azimuth: Annotated[str, typer.Option("--tilt-azimuth", help="Towards which the sample leans.")] = "0 deg",
     split: Annotated[bool, typer.Option("--split", help="Also write one TIFF for each segment.")] = False,
     exits: Annotated[Path | None, typer.Option("--exits", help="Also keep every exit in this file.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, or cuda for the images on an NVIDIA GPU.")] = "cpu",
     seed: Seed = 0,
     law: Law = "browning",
     density: Density = None,
@@ -174,7 +175,7 @@ def frame(
     """Render what each segment sees of a height map, electron by electron, in keV per beam electron."""
     from simulators.exits import write_exits
     from simulators.heightfile import read_height
-    from simulators.scanning import tally_frame
+    from simulators.scanning import FrameRun
     from simulators.scene import Beam, Stage, Surface
 
     beam = Beam(_energy(energy), _length(probe_diameter), _angle(convergence))
@@ -186,7 +187,9 @@ def frame(
     surface = Surface(relief, _material(material, density), border=border)  # type: ignore[arg-type]
     target = output or height.with_name(f"{height.stem}_monte_carlo.tif")
     with _progress(f"{relief.shape[0]} × {relief.shape[1]} pixels") as show:
-        tally = tally_frame(surface, beam, geometry, electrons, seed, stage, elastic, lambda share: show(share, ""))
+        run = FrameRun(surface, beam, geometry, seed, stage, elastic, device)  # type: ignore[arg-type]
+        run.advance(electrons, lambda share: show(share, ""))
+        tally = run.result()
         if exits is not None:
             write_exits(exits, surface, beam, electrons, seed, stage, elastic, lambda share: show(share, "exits"))
     files = _write_frame(target, tally, geometry, surface, split=split)
@@ -195,6 +198,7 @@ def frame(
         "shape": list(relief.shape),
         "pixel_size": _quantity(relief.pixel_size * 1e9, "nm"),
         "electrons_per_pixel": electrons,
+        "device": device,
         "backscatter_coefficient": _quantity(float(tally.backscattered.mean()) / electrons, ""),
         "segments": {
             name: _quantity(float(tally.signal[index].mean()), "keV") for index, name in enumerate(geometry.names)

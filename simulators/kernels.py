@@ -64,6 +64,40 @@ def segment_met(diode: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any) -
     return -1
 
 
+@device
+def tally_pixel(
+    scene: Any,
+    gun: Any,
+    diode: Any,
+    points: Any,
+    states: Any,
+    streams: Any,
+    electrons: int,
+    fates: Any,
+    energy: Any,
+    counts: Any,
+    signals: Any,
+    squares: Any,
+    p: int,
+) -> None:
+    """Follow the electrons of point p; the other arguments are those of :func:`tally`."""
+    state = states[p]
+    for _ in range(electrons):
+        out, u, v, w, du, dv, dw, left, state = trace(scene, gun, points[p, 0], points[p, 1], state, streams[p])
+        if not out:
+            fates[p, 0] += 1
+            continue
+        fates[p, 1] += 1
+        energy[p] += left
+        index = segment_met(diode, u, v, w, du, dv, dw)
+        if index >= 0:
+            response = max(left - diode.threshold, 0.0)
+            counts[p, index] += 1
+            signals[p, index] += response
+            squares[p, index] += response * response
+    states[p] = state
+
+
 @kernel
 def tally(
     scene: Any,
@@ -86,21 +120,7 @@ def tally(
     (P, S) float64: Σ max(E − threshold, 0) and Σ of its square, keV and keV².
     """
     for p in numba.prange(points.shape[0]):
-        state = states[p]
-        for _ in range(electrons):
-            out, u, v, w, du, dv, dw, left, state = trace(scene, gun, points[p, 0], points[p, 1], state, streams[p])
-            if not out:
-                fates[p, 0] += 1
-                continue
-            fates[p, 1] += 1
-            energy[p] += left
-            index = segment_met(diode, u, v, w, du, dv, dw)
-            if index >= 0:
-                response = max(left - diode.threshold, 0.0)
-                counts[p, index] += 1
-                signals[p, index] += response
-                squares[p, index] += response * response
-        states[p] = state
+        tally_pixel(scene, gun, diode, points, states, streams, electrons, fates, energy, counts, signals, squares, p)
 
 
 @kernel

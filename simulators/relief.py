@@ -58,6 +58,12 @@ class Scene(NamedTuple):
 
 
 @device
+def cell(position: Any) -> int:
+    """Return the row or column in which a position lies."""
+    return int(math.floor(position))  # noqa: RUF046  CUDA's floor gives a float
+
+
+@device
 def fold(index: int, size: int, periodic: bool) -> int:
     """Return the node that stands for ``index`` beyond the borders."""
     if 0 <= index < size:
@@ -87,17 +93,17 @@ def between(nodes: Any, a: Any, b: Any) -> Any:
 @device
 def value_at(field: Any, u: Any, v: Any, periodic: bool) -> Any:
     """Return the bilinear field at a point."""
-    column, row = math.floor(u), math.floor(v)
-    return between(corners(field, int(row), int(column), periodic), u - np.float32(column), v - np.float32(row))
+    column, row = cell(u), cell(v)
+    return between(corners(field, row, column, periodic), u - np.float32(column), v - np.float32(row))
 
 
 @device
-def leaving(position: Any, cell: int, slope: Any) -> Any:
+def leaving(position: Any, inside: int, slope: Any) -> Any:
     """Return where along a ray it leaves its cell in one direction."""
     if slope > F0:
-        return (np.float32(cell + 1) - position) / slope
+        return (np.float32(inside + 1) - position) / slope
     if slope < F0:
-        return (np.float32(cell) - position) / slope
+        return (np.float32(inside) - position) / slope
     return FAR
 
 
@@ -122,7 +128,7 @@ def crossing(scene: Any, u: Any, v: Any, w: Any, du: Any, dv: Any, dw: Any, leng
 
     ``side`` +1: out into the vacuum; −1: into the solid. Along a ray the bilinear surface is a parabola in each cell.
     """
-    column, row = math.floor(u), math.floor(v)
+    column, row = cell(u), cell(v)
     begin = F0
     for _ in range(MOST_CELLS):
         nodes = corners(scene.heights, row, column, scene.periodic)
@@ -152,8 +158,8 @@ def clearance(scene: Any, lowest: Any, u: Any, v: Any, w: Any) -> Any:
 
     No surface within a radius r lies lower than the lowest height there, so min(r, lowest − w) is clear.
     """
-    row = fold(math.floor(v), lowest.shape[1], scene.periodic)
-    column = fold(math.floor(u), lowest.shape[2], scene.periodic)
+    row = fold(cell(v), lowest.shape[1], scene.periodic)
+    column = fold(cell(u), lowest.shape[2], scene.periodic)
     best = F0
     for level in range(lowest.shape[0]):
         depth = lowest[level, row, column] - w
@@ -166,7 +172,7 @@ def clearance(scene: Any, lowest: Any, u: Any, v: Any, w: Any) -> Any:
 @device
 def near_clearance(scene: Any, u: Any, v: Any, w: Any) -> Any:
     """Return the radius of a clear ball close to the surface: below a cone of the steepest slope within reach."""
-    row, column = math.floor(v), math.floor(u)
+    row, column = cell(v), cell(u)
     nodes = corners(scene.heights, row, column, scene.periodic)
     depth = between(nodes, u - np.float32(column), v - np.float32(row)) - scene.tolerance - w
     row = fold(row, scene.leaning.shape[0], scene.periodic)
@@ -179,8 +185,8 @@ def stays_inside(scene: Any, u: Any, v: Any, w: Any, dw: Any, step: Any) -> bool
     """Return whether a short step surely stays below the surface, by the lowest height near by."""
     if step > scene.radii[0]:
         return False
-    row = fold(math.floor(v), scene.lowest.shape[1], scene.periodic)
-    column = fold(math.floor(u), scene.lowest.shape[2], scene.periodic)
+    row = fold(cell(v), scene.lowest.shape[1], scene.periodic)
+    column = fold(cell(u), scene.lowest.shape[2], scene.periodic)
     return bool(max(w, w + dw * step) < scene.lowest[0, row, column])
 
 
@@ -189,8 +195,8 @@ def stays_in_layer(scene: Any, u: Any, v: Any, w: Any, dw: Any, step: Any) -> bo
     """Return whether a short step within the solid surely stays in the layer in which it begins."""
     if step > scene.radii[0]:
         return False
-    row = fold(math.floor(v), scene.ceiling.shape[0], scene.periodic)
-    column = fold(math.floor(u), scene.ceiling.shape[1], scene.periodic)
+    row = fold(cell(v), scene.ceiling.shape[0], scene.periodic)
+    column = fold(cell(u), scene.ceiling.shape[1], scene.periodic)
     return bool(min(w, w + dw * step) > scene.ceiling[row, column])
 
 
@@ -202,8 +208,8 @@ def material_at(scene: Any, u: Any, v: Any, w: Any) -> int:
     top = value_at(scene.heights, u, v, scene.periodic)
     if top - w >= value_at(scene.thickness, u, v, scene.periodic):
         return int(scene.substrate)
-    row = fold(math.floor(v + HALF), scene.layer.shape[0], scene.periodic)
-    column = fold(math.floor(u + HALF), scene.layer.shape[1], scene.periodic)
+    row = fold(cell(v + HALF), scene.layer.shape[0], scene.periodic)
+    column = fold(cell(u + HALF), scene.layer.shape[1], scene.periodic)
     return int(scene.layer[row, column])
 
 

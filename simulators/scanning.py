@@ -6,9 +6,9 @@ Lengths in m, energies in J, angles in rad; signals in keV of the diode's respon
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from drivers.geometry import DetectorGeometry
 from simulators.materials import ElasticLaw
 from simulators.scattering import BATCH, Counts, Floats, Progress, check_electrons, seeds
 from simulators.scene import Beam, Stage, Surface, build_diode, build_gun, build_scene
+
+Device = Literal["cpu", "cuda"]
+"""Where electrons are followed. Both draw the same random numbers; arithmetic differs (see :mod:`simulators.cuda`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,9 +67,9 @@ def grid_points(shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.stack([columns.ravel(), rows.ravel()], axis=1).astype(np.float32)
 
 
-def blocks(pixels: int, electrons: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
-    """Cut pixels × electrons into pieces of about ``most``: (which pixels, how many electrons each)."""
-    width = min(pixels, max(64, most // electrons))
+def blocks(pixels: int, electrons: int, most: int = BATCH, least: int = 64) -> Iterator[tuple[slice, int]]:
+    """Cut pixels × electrons into pieces of about ``most``: (which pixels, ``least`` if so many; electrons each)."""
+    width = min(pixels, max(least, most // electrons))
     for first in range(0, pixels, width):
         piece = slice(first, min(first + width, pixels))
         left = electrons
@@ -74,6 +77,34 @@ def blocks(pixels: int, electrons: int, most: int = BATCH) -> Iterator[tuple[sli
             now = min(left, max(1, most // width))
             left -= now
             yield piece, now
+
+
+def _on_processor(*arguments: Any) -> None:
+    from numba import parallel_chunksize
+
+    from simulators.kernels import tally
+
+    # Small pieces of the loop keep threads busy where some pixels cost more than others.
+    with parallel_chunksize(8):
+        tally(*arguments)
+
+
+def tally_loop(device: Device) -> tuple[Callable[..., None], tuple[int, int]]:
+    """Return what follows electrons on a device, and how :func:`blocks` should cut them: ``most``, ``least``.
+
+    Raises
+    ------
+    InputError
+        For a device that is unknown, or not to be had.
+    """
+    if device == "cpu":
+        return _on_processor, (BATCH, 64)
+    if device != "cuda":
+        raise InputError(f"expected the device cpu or cuda; got {device!r}")
+    from simulators import cuda
+
+    cuda.check()
+    return cuda.tally, (cuda.ELECTRONS, cuda.PIXELS)
 
 
 class FrameRun:
@@ -92,6 +123,11 @@ class FrameRun:
         Pixel p's generator depends on the seed and p alone.
     stage : Stage, optional
     law : {"browning", "rutherford"}
+    device : {"cpu", "cuda"}
+
+    Raises
+    ------
+    InputError
     """
 
     def __init__(
@@ -102,7 +138,9 @@ class FrameRun:
         seed: int = 0,
         stage: Stage | None = None,
         law: ElasticLaw = "browning",
+        device: Device = "cpu",
     ) -> None:
+        self._tally, self._cut = tally_loop(device)
         stage = stage or Stage()
         self._shape, self._pixels = surface.height.shape, surface.height.z.size
         self._scene, self._gun = build_scene(surface, beam, law), build_gun(beam, stage, surface.height.pixel_size)
@@ -122,30 +160,24 @@ class FrameRun:
 
     def advance(self, electrons: int, progress: Progress | None = None) -> None:
         """Send so many more electrons to every pixel; a progress that raises leaves the run unusable."""
-        from numba import parallel_chunksize
-
-        from simulators.kernels import tally
-
         check_electrons(electrons)
         sums, done = self._sums, 0
-        for piece, now in blocks(self._pixels, electrons):
+        for piece, now in blocks(self._pixels, electrons, *self._cut):
             part = {name: values[piece] for name, values in sums.items()}
-            # Small pieces of the loop keep threads busy where some pixels cost more than others.
-            with parallel_chunksize(8):
-                tally(
-                    self._scene,
-                    self._gun,
-                    self._diode,
-                    self._points[piece],
-                    part["states"],
-                    self._streams[piece],
-                    now,
-                    part["fates"],
-                    part["energy"],
-                    part["counts"],
-                    part["signals"],
-                    part["squares"],
-                )
+            self._tally(
+                self._scene,
+                self._gun,
+                self._diode,
+                self._points[piece],
+                part["states"],
+                self._streams[piece],
+                now,
+                part["fates"],
+                part["energy"],
+                part["counts"],
+                part["signals"],
+                part["squares"],
+            )
             done += (piece.stop - piece.start) * now
             if progress is not None:
                 progress(done / (self._pixels * electrons))
@@ -196,6 +228,7 @@ def tally_frame(
     stage: Stage | None = None,
     law: ElasticLaw = "browning",
     progress: Progress | None = None,
+    device: Device = "cpu",
 ) -> SegmentTally:
     """Scan the beam over every pixel of a surface and add up what the detector's segments get.
 
@@ -205,7 +238,7 @@ def tally_frame(
     ------
     InputError
     """
-    run = FrameRun(surface, beam, detector, seed, stage, law)
+    run = FrameRun(surface, beam, detector, seed, stage, law, device)
     run.advance(electrons, progress)
     return run.result()
 

@@ -1,6 +1,7 @@
 """How the Monte Carlo's functions are compiled, in one place.
 
-``device`` compiles scalar functions, ``kernel`` the parallel loops over pixels. Numba's own cache asks only whether
+``device`` compiles scalar functions, ``kernel`` the parallel loops over pixels, and ``recompiled`` serves other targets
+(:mod:`simulators.cuda`). Numba's own cache asks only whether
 the file of the outermost function has changed, not those of the functions it calls; here a digest of all their sources
 names the folder, so that compiled code is never older than its physics.
 """
@@ -11,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
 import numba
@@ -67,3 +69,28 @@ def device(function: Function) -> Function:
 def kernel(function: Function) -> Function:
     """Compile a loop over pixels, its ``numba.prange`` in parallel threads."""
     return _compiled(function, parallel=True)
+
+
+def recompiled(function: Any, compiler: Callable[[Any], Any], done: dict[Any, Any] | None = None) -> Any:
+    """Compile one of ``device``'s functions, and all those that it calls, for another target.
+
+    The bodies stay the same: each gets a namespace in which the names of compiled functions mean the other target's.
+
+    Parameters
+    ----------
+    function : callable
+        As ``device`` returned it.
+    compiler : callable
+        Compiles a plain function for the other target.
+    done : dict, optional
+        What has been compiled so far, by function.
+    """
+    done = {} if done is None else done
+    if function not in done:
+        body = function.py_func
+        names = dict(body.__globals__)
+        for name in body.__code__.co_names:
+            if hasattr(names.get(name), "py_func"):
+                names[name] = recompiled(names[name], compiler, done)
+        done[function] = compiler(FunctionType(body.__code__, names, body.__name__))
+    return done[function]

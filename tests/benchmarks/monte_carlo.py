@@ -1,4 +1,4 @@
-"""Figures of the Monte Carlo: coefficients, angles, contrast, conservation, geometry, speed, scaling, memory.
+"""Figures of the Monte Carlo: coefficients, angles, contrast, conservation, geometry, speed (CUDA's too), memory.
 
 ``python tests/benchmarks/monte_carlo.py [--quick] [--pictures] [--json FILE]`` prints figure, goal and figure reached.
 """
@@ -16,10 +16,11 @@ import time
 import tracemalloc
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from drivers.errors import InputError
 from drivers.geometry import annular
 from drivers.sample import HeightMap
 from drivers.units import KEV
@@ -186,10 +187,12 @@ def rough(pixel: float, size: int = 128) -> Surface:
     return Surface(HeightMap(z / z.std() * pixel, pixel), material("Cu"), border="periodic")
 
 
-def timed(surface: Surface, energy: float, electrons: int) -> tuple[float, SegmentTally]:
+def timed(
+    surface: Surface, energy: float, electrons: int, device: Literal["cpu", "cuda"] = "cpu"
+) -> tuple[float, SegmentTally]:
     """Return the wall time (s) and the frame."""
     start = time.perf_counter()
-    frame = tally_frame(surface, Beam(energy * KEV), FOUR, electrons, 10)
+    frame = tally_frame(surface, Beam(energy * KEV), FOUR, electrons, 10, device=device)
     return time.perf_counter() - start, frame
 
 
@@ -238,6 +241,27 @@ def speed(seconds: float) -> list[Row]:
         )
     )
     return rows
+
+
+def on_cuda() -> list[Row]:
+    """Trajectories per second where a GPU is present, and its segments against the processor's."""
+    surface, rows = rough(20e-9, 512), []
+    for energy in (20, 5):
+        try:
+            timed(surface, energy, 1, "cuda")
+        except InputError as error:
+            return [Row("trajectories/s on CUDA", "reported", str(error))]
+        rate = surface.height.z.size * 100 / min(timed(surface, energy, 100, "cuda")[0] for _ in range(3))
+        rows.append(Row(f"trajectories/s at {energy} keV on CUDA, 512² pixels", "reported", f"{rate:,.0f}"))
+    small = rough(20e-9, 64)
+    here, there = timed(small, 5, 20)[1].counts, timed(small, 5, 20, "cuda")[1].counts
+    same = float((here == there).all(axis=0).mean())
+    sums = here.sum(axis=(1, 2)), there.sum(axis=(1, 2))
+    sigma = float((np.abs(sums[0] - sums[1]) / np.sqrt(2 * sums[0])).max())
+    rows.append(
+        Row("… pixels that count the same electrons as on the processor", "≥ 95 %", f"{same:.1%}", same >= 0.95)
+    )
+    return [*rows, Row("… segments from the processor's", "≤ 3 σ", f"{sigma:.2f} σ", sigma <= 3)]
 
 
 def stopping(electrons: int) -> list[Row]:
@@ -374,6 +398,7 @@ def main() -> None:
     electrons = 20_000 if given.quick else 200_000
     rows = [
         *speed(1.0 if given.quick else 4.0),
+        *on_cuda(),
         *coefficients(electrons),
         *tilts(electrons),
         *angles_and_contrast(electrons),
