@@ -1,7 +1,7 @@
 """Coverage and roughness with their uncertainties through whole nights on the twin, against the truth.
 
-python tests/benchmarks/coverage.py             plays the copper redox night four times: some five minutes
-python tests/benchmarks/coverage.py DIR …       measures nights that lie there already, with the program as it is now
+python tests/benchmarks/oxide.py             plays the copper redox night four times: some five minutes
+python tests/benchmarks/oxide.py DIR …       measures nights that lie there already, with the program as it is now
 
 The frames are reconstructed again, one after the other, as it happens live. The truth of the coverage is the share of
 the field whose top 10 nm are mostly Cu2O; that of the roughness holds the field's mean tilt, which no frame can tell.
