@@ -118,10 +118,20 @@ class Condition(Strict):
     comparison: Comparison
     threshold: AnyQuantity
 
-    def met(self, value: Q) -> bool:
-        """Return whether ``value`` lies beyond the threshold; equal is not beyond."""
+    def met(self, value: Q, sigma: float | None = None) -> bool:
+        """Return whether ``value`` lies beyond the threshold.
+
+        Parameters
+        ----------
+        value : pint.Quantity
+        sigma : float, optional
+            Standard uncertainty in the value's unit; the value must lie beyond the threshold by more than that, so
+            that an estimate which cannot tell does not decide.
+        """
         number, threshold = si(value), si(self.threshold)
-        return number > threshold if self.comparison == "above" else number < threshold
+        margin = 0.0 if sigma is None else sigma * si(quantity(1.0, str(value.units)))
+        beyond = number - threshold if self.comparison == "above" else threshold - number
+        return beyond > margin
 
 
 class Base(Strict):

@@ -36,10 +36,12 @@ from acquisition.store import Store
 from drivers.contract import Instrument, Parameter, Scan
 from drivers.errors import DeviceTimeout, RilievoError, RunError
 from drivers.frame import Frame, Reading
-from drivers.units import Q, format_quantity, quantity, si
+from drivers.units import Q, format_quantity, quantity, quantity_json, si
 
 POLL = 1.0
 """Seconds between two looks at something that is on its way to its setpoint."""
+CONFIRMED = 2
+"""Frames in a row that must meet a condition: one wrong estimate does not end a series."""
 SETTLE = 60.0
 """Seconds within which a parameter without a rate of its own must have arrived."""
 
@@ -76,6 +78,7 @@ class _Series:
     began: float
     stop_when: Condition | None
     ended: bool = False
+    met: int = 0
     frames: set[int] = field(default_factory=set)
 
 
@@ -444,7 +447,8 @@ class Engine:
         if series.ended or condition is None or condition.figure not in figures:
             return
         value, sigma, unit = figures[condition.figure]
-        if not condition.met(quantity(value, unit)):
+        series.met = series.met + 1 if condition.met(quantity(value, unit), sigma) else 0
+        if series.met < CONFIRMED:
             return
         series.ended = True
         threshold = format_quantity(condition.threshold)
@@ -453,7 +457,14 @@ class Engine:
             "info",
             "decision",
             f"{series.group} ends: {reached} is {condition.comparison} {threshold}",
-            {"frame": frame_id, "value": value, "sigma": sigma, "unit": unit, "threshold": threshold},
+            {
+                "frame": frame_id,
+                "figure": condition.figure,
+                "value": value,
+                "sigma": sigma,
+                "unit": unit,
+                "threshold": quantity_json(condition.threshold),
+            },
         )
 
     # -- the log, and whoever looks on

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -113,24 +114,21 @@ def state_text(state: str) -> Text:
     return Text(state, style=STATE_STYLES.get(state, ""))
 
 
-class _Readback(ProgressColumn):
-    """Temperature, pressure and frames of the run."""
-
-    def __init__(self, night: Night) -> None:
-        super().__init__()
-        self._night = night
-
-    def render(self, task: Task) -> Text:  # noqa: ARG002  the night is asked, not the task
-        latest, progress = self._night.telemetry.latest, self._night.engine.progress
-        temperature = _reading(latest, "heater.temperature", "degC", ".0f")
-        pressure = _reading(latest, "gauge.pressure", "Pa", ".3g")
-        parts = [temperature, pressure, f"{progress.frames} frames", f"{progress.heights} heights"]
-        coverage = progress.figures.get("coverage")
-        if coverage is not None:
-            parts.append(f"coverage {coverage[0]:.0%}")
-        if progress.left_out:
-            parts.append(f"{progress.left_out} left out")
-        return Text("  ".join(part for part in parts if part), style="cyan")
+def _readback(night: Night) -> str:
+    """Return temperature, pressure, frames and heights of a run in a line."""
+    latest, progress = night.telemetry.latest, night.engine.progress
+    parts = [
+        _reading(latest, "heater.temperature", "degC", ".0f"),
+        _reading(latest, "gauge.pressure", "Pa", ".3g"),
+        f"{progress.frames} frames",
+        f"{progress.heights} heights",
+    ]
+    coverage = progress.figures.get("coverage")
+    if coverage is not None:
+        parts.append(f"coverage {coverage[0]:.0%}")
+    if progress.left_out:
+        parts.append(f"{progress.left_out} left out")
+    return "  ".join(part for part in parts if part)
 
 
 def _reading(latest: Any, name: str, unit: str, form: str) -> str:
@@ -171,36 +169,52 @@ def follow(night: Night, plan: Plan, stop_asked: Callable[[], str | None]) -> No
 def _follow_on_a_bar(
     night: Night, plan: Plan, labels: Mapping[str, str], out: Console, stop_asked: Callable[[], str | None]
 ) -> None:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        _Readback(night),
-        TextColumn("{task.fields[left]}"),
-    )
-    planned = max(plan.duration, 1.0)
-    with Progress(*columns, console=out, transient=True, refresh_per_second=8) as bar:
-        task = bar.add_task("starting", total=planned, left="")
+    """Redraw two lines: the step with the night's bar and what is left, and below it what the sample sees."""
+    columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.fields[left]}"))
+    bar = Progress(*columns, console=out)
+    remaining = _Remaining(plan)
+    task = bar.add_task("night", total=max(plan.duration, 1.0), left="")
+
+    def shown() -> Group:
+        progress = night.engine.progress
+        left = remaining.seconds(progress.address, night.elapsed)
+        # What was saved by an early stop is not left any more: the bar ends full.
+        bar.update(
+            task, total=max(night.elapsed + left, 1.0), completed=night.elapsed, left=f"{duration_text(left)} left"
+        )
+        step = Text(
+            f"{progress.action + 1}/{progress.actions} {_label(progress, labels)}", no_wrap=True, overflow="ellipsis"
+        )
+        return Group(step, bar, Text(_readback(night), style="cyan", no_wrap=True, overflow="ellipsis"))
+
+    with Live(shown(), console=out, transient=True, refresh_per_second=8) as live:
         while not night.wait(0.1):
-            done = min(night.elapsed, planned)
-            bar.update(
-                task,
-                completed=done,
-                description=_describe(night.engine.progress, labels),
-                left=f"{duration_text(planned - done)} left" if done < planned else "longer than planned",
-            )
+            live.update(shown())
             _pass_on(stop_asked, night)
+
+
+class _Remaining:
+    """Seconds that a plan still holds: the rest of the step that is being played, and the steps after it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._address = ""
+        self._entered = 0.0
+
+    def seconds(self, address: str, elapsed: float) -> float:
+        """Return them for the action at ``address``, ``elapsed`` seconds after the run began."""
+        for entry in self._plan.timeline:
+            if address == entry.address or address.startswith(f"{entry.address}["):
+                if entry.address != self._address:
+                    self._address, self._entered = entry.address, elapsed
+                return self._plan.duration - entry.start - min(elapsed - self._entered, entry.duration)
+        return max(self._plan.duration - elapsed, 0.0)
 
 
 def _label(progress: RunProgress, labels: Mapping[str, str]) -> str:
     """Return what the plan calls an action; a frame goes by the name of its series."""
     address = progress.address
     return labels.get(address) or labels.get(address.rsplit("[", 1)[0]) or progress.name or address
-
-
-def _describe(progress: RunProgress, labels: Mapping[str, str]) -> str:
-    place = f"{progress.action + 1}/{progress.actions}"
-    return f"{place} {_label(progress, labels)}"[:44].ljust(44)
 
 
 def _follow_plainly(
@@ -289,9 +303,23 @@ def show_plan(instrument: str, plan: Plan) -> None:
 
 
 def show_runs(runs: Sequence[Run]) -> None:
-    """Print runs as a table."""
-    rows = [(run.id, state_text(run.state), run.name, span_text(run.started, run.ended), run.reason) for run in runs]
-    console().print(table(("run", "state", "name", "lasted", "reason"), rows, right=("lasted",)))
+    """Print runs as a table; ids are never broken, so that they can be copied."""
+    out = console()
+    reasons = any(run.reason for run in runs)
+    columns = ["run", "state", "began (UTC)", "lasted", *(["reason"] if reasons else [])]
+    rows = [
+        (
+            Text(run.id, no_wrap=True),
+            state_text(run.state),
+            f"{run.started:%Y-%m-%d %H:%M}",
+            span_text(run.started, run.ended),
+            *([run.reason] if reasons else []),
+        )
+        for run in runs
+    ]
+    made = table(columns, rows, right=("lasted",))
+    made.columns[0].no_wrap = True
+    out.print(made, soft_wrap=not out.is_terminal)
 
 
 def show_summary(body: Mapping[str, Any]) -> None:

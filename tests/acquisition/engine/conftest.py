@@ -80,6 +80,7 @@ class Scanner:
     blanker: Blanker
     taken: int = 0
     error: Exception | None = None
+    sigma: float = 0.01
     scan: object = None
     stopped: bool = False
     during: object = None
@@ -114,6 +115,7 @@ class FakeLive:
     coverage: object = lambda frame_id: 0.1 * frame_id
     dead: bool = False
     error: Exception | None = None
+    sigma: float = 0.01
 
     def offer(self, frame_id, frame, output):
         if len(self.waiting) >= self.capacity:
@@ -131,7 +133,7 @@ class FakeLive:
             SimpleNamespace(
                 frame_id=frame_id,
                 path=output,
-                figures={"coverage": SimpleNamespace(value=self.coverage(frame_id), sigma=0.01, unit="")},
+                figures={"coverage": SimpleNamespace(value=self.coverage(frame_id), sigma=self.sigma, unit="")},
                 error=None,
                 seconds=0.1,
             )

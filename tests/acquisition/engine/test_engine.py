@@ -127,12 +127,28 @@ def test_series_ends_when_its_condition_is_met(bench, configure, live):
     outcome, run_id = bench.play(actions, live, latency=2.0)
     assert outcome.state is State.FINISHED
     kept = len(bench.log.frames(run_id))
-    assert kept == 3  # coverage of frame 3 is 0.3 and known 2 s later
-    assert states(bench, run_id)[2:] == ["done"] * 3 + ["skipped"] * 7 + ["done"]
+    assert kept == 4  # coverage is 0.3 in frame 3, and 0.4 in frame 4, known 2 s later
+    assert states(bench, run_id)[2:] == ["done"] * 4 + ["skipped"] * 6 + ["done"]
     (decision,) = [event for event in bench.log.events(run_id) if event.kind == "decision"]
-    assert decision.data["frame"] == 3
-    assert decision.data["value"] == pytest.approx(0.3)
+    assert decision.data["frame"] == 4
+    assert decision.data["value"] == pytest.approx(0.4)
     assert decision.data["sigma"] == 0.01
+    assert decision.data["threshold"] == {"value": 25.0, "unit": "%"}
+
+
+def test_one_wrong_figure_does_not_end_a_series(bench, configure, live):
+    live.coverage = lambda frame_id: 0.9 if frame_id == 2 else 0.1
+    condition = Condition(figure="coverage", comparison="above", threshold=quantity(0.25, ""))
+    _, run_id = bench.play([configure, *frames(6, stop_when=condition)], live)
+    assert len(bench.log.frames(run_id)) == 6
+
+
+def test_a_figure_that_cannot_tell_does_not_end_a_series(bench, configure, live):
+    live.sigma = 0.47
+    live.coverage = lambda frame_id: 0.9
+    condition = Condition(figure="coverage", comparison="above", threshold=quantity(0.5, ""))
+    _, run_id = bench.play([configure, *frames(6, stop_when=condition)], live)
+    assert len(bench.log.frames(run_id)) == 6
 
 
 def test_a_late_result_cannot_stop_what_virtual_time_has_already_done(bench, configure, live):
@@ -276,7 +292,7 @@ def test_offsets_are_forgotten_when_the_dwell_time_changes(bench, configure):
 
 def test_a_late_result_of_one_series_does_not_end_the_next(bench, configure, live):
     condition = Condition(figure="coverage", comparison="above", threshold=quantity(0.25, ""))
-    live.coverage = lambda frame_id: 0.9 if frame_id == 2 else 0.1
+    live.coverage = lambda frame_id: 0.9 if frame_id in (1, 2) else 0.1
     actions = [
         configure,
         *frames(2, every="2 s", stop_when=condition, group="steps[0].series"),
