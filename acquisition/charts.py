@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,12 +29,18 @@ class Line:
         Colour class ``c0`` … ``c6`` and, after a space, ``asked`` (dashed) or ``truth`` (dotted).
     marks : bool
         Points instead of a line, with bars of ±σ.
+    bounds : (float, float), optional
+        Between which the figure can lie at all; bars end there.
+    silent : bool
+        Not under the cursor, which tells what lies between points as well.
     """
 
     curve: Curve
     label: str
     style: str
     marks: bool = False
+    bounds: tuple[float, float] | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,6 @@ class Chart:
     panels: Sequence[Panel]
     stretches: Sequence[Stretch] = ()
     marks: Sequence[Mark] = ()
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -139,7 +144,10 @@ def limits_of(panel: Panel) -> tuple[float, float]:
 
 def _bars(line: Line) -> list[NDArray[np.float64]]:
     sigma = line.curve.sigma
-    return [] if sigma is None else [line.curve.values + sigma, line.curve.values - sigma]
+    if sigma is None:
+        return []
+    ends = [line.curve.values + sigma, line.curve.values - sigma]
+    return ends if line.bounds is None else [np.clip(end, *line.bounds) for end in ends]
 
 
 class Drawing:
@@ -295,9 +303,8 @@ class Drawing:
 
     def _points(self, line: Line, x: NDArray[np.float64], y: Callable[[Any], Any]) -> list[Markup]:
         curve = line.curve
-        sigma = np.full(len(x), np.nan) if curve.sigma is None else curve.sigma
-        known = np.isfinite(sigma)
-        upper, lower = y(curve.values + sigma), y(curve.values - sigma)
+        upper, lower = (y(end) for end in _bars(line) or [np.full(len(x), np.nan)] * 2)
+        known = np.isfinite(upper) & np.isfinite(lower)
         bars = "".join(
             f"M{across:.1f} {high:.1f}V{low:.1f}"
             for across, high, low, told in zip(x, upper, lower, known, strict=True)
@@ -359,6 +366,7 @@ def cursor_data(chart: Chart, points: int = 300) -> dict[str, Any]:
         }
         for panel in chart.panels
         for line in panel.lines
+        if not line.silent
         for index in (_spread(len(line.curve.times), points),)
     ]
     return {

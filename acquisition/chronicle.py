@@ -21,9 +21,10 @@ SHOWN = {"K": "degC", "mol/s": "sccm", "m": "nm"}
 """What people read instead of canonical units, on the night's charts."""
 
 _STEP = re.compile(r"^(.*steps\[\d+\])")
+_TURN = re.compile(r"repeat\[(\d+)\]")
 _POINTS = 1200
 _DRAWN = ("K", "Pa", "mol/s")
-_TRUTHS = ("truth.coverage", "truth.sample_temperature")
+_TRUTHS = ("truth.coverage", "truth.roughness", "truth.sample_temperature")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,10 +172,11 @@ class Chronicle:
             match = _STEP.match(action.address)
             if match:
                 groups.setdefault(match.group(1), []).append(action)
-        made = (self._stretch(actions) for actions in groups.values())
+        turns = _turns(groups)
+        made = (self._stretch(actions, _cycle(step, turns)) for step, actions in groups.items())
         return [stretch for stretch in made if stretch is not None]
 
-    def _stretch(self, actions: Sequence[Action]) -> Stretch | None:
+    def _stretch(self, actions: Sequence[Action], cycle: str) -> Stretch | None:
         begins = [action.intent_time for action in actions if action.intent_time]
         if not begins:
             return None
@@ -183,13 +185,7 @@ class Chronicle:
         kinds = list(dict.fromkeys(action.kind for action in actions))
         open_end = any(action.state == "begun" for action in actions)
         end = self.end if open_end or not ends else self.seconds(max(ends))
-        return Stretch(name or kinds[0], self.seconds(min(begins)), end, _worst(actions), _counted(actions))
-
-    def at(self, curves: Iterable[Curve], seconds: float) -> Mapping[str, float]:
-        """Return each curve's value at a moment, by name."""
-        return {
-            curve.name: float(np.interp(seconds, curve.times, curve.values)) for curve in curves if len(curve.times)
-        }
+        return Stretch((name or kinds[0]) + cycle, self.seconds(min(begins)), end, _worst(actions), _counted(actions))
 
     def chosen(self, count: int = 6) -> list[ReconstructionEntry]:
         """Return frames that show the night: the first, the last, and those between where the surface changed most."""
@@ -215,6 +211,22 @@ class Chronicle:
             if steps.sum() > 0:
                 path = path + np.cumsum(steps) / steps.sum()
         return path
+
+
+def _turns(steps: Iterable[str]) -> dict[str, int]:
+    """Return how often each repeat was to be played, by its step's address."""
+    counts: dict[str, int] = {}
+    for step in steps:
+        for match in _TURN.finditer(step):
+            repeat = step[: match.start()]
+            counts[repeat] = max(counts.get(repeat, 0), int(match.group(1)) + 1)
+    return counts
+
+
+def _cycle(step: str, turns: Mapping[str, int]) -> str:
+    """Return which turn of its repeats a step belongs to: ``, 2 of 3``; nothing outside a repeat."""
+    places = ((int(match.group(1)) + 1, turns[step[: match.start()]]) for match in _TURN.finditer(step))
+    return "".join(f", {turn} of {count}" for turn, count in places)
 
 
 def _worst(actions: Sequence[Action]) -> str:

@@ -10,14 +10,27 @@ from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from numpy.typing import NDArray
 
-from acquisition.chronicle import Chronicle
+from acquisition.chronicle import Chronicle, Curve
 from acquisition.markup import Content, Markup, tag
 from acquisition.records import FrameEntry
-from acquisition.wording import clock_time, discreet, elapsed, flat, value_text
+from acquisition.wording import (
+    bytes_text,
+    clock_time,
+    discreet,
+    duration_text,
+    flat,
+    unbroken,
+    value_text,
+    with_spread,
+)
 from drivers.frame import Channel, Frame
 from drivers.geometry import DetectorGeometry, Segment
-from drivers.units import KEV
+from drivers.units import ELEMENTARY_CHARGE, KEV
+
+UNTOLD = 0.2
+"""Standard uncertainty of the coverage above which an estimate tells nothing."""
 
 
 def table(rows: Iterable[Sequence[Content]], head: Sequence[str] = (), class_: str = "") -> Markup:
@@ -47,7 +60,7 @@ def summary(night: Chronicle) -> list[tuple[str, str, str]]:
     tiles += [_final(night, "coverage", "oxide coverage, last"), _final(night, "roughness", "roughness Sq, last")]
     tiles.append(("dose", *_dose(lit)))
     stored = sum(frame.stored.bytes for frame in night.frames)
-    tiles.append(("frames on disk", f"{stored / 1e6:,.0f} MB".replace(",", "\u202f"), "each with its checksum"))
+    tiles.append(("frames on disk", unbroken(bytes_text(stored)), "each with its checksum"))
     return [tile for tile in tiles if tile[1]]
 
 
@@ -57,7 +70,7 @@ def _extremes(night: Chronicle) -> list[tuple[str, str, str]]:
         curves = night.readbacks(unit)
         if curves:
             highest = max(float(curve.values.max()) for curve in curves)
-            tiles.append((label, f"{highest:.3g} {sign}", "as read back"))
+            tiles.append((label, value_text(float(f"{highest:.3g}"), sign), "as read back"))
     return tiles
 
 
@@ -66,10 +79,16 @@ def _final(night: Chronicle, name: str, label: str) -> tuple[str, str, str]:
     if curve is None:
         return (label, "", "")
     factor, unit = (100.0, "%") if curve.unit == "" else (1.0, curve.unit)
-    sigma = math.nan if curve.sigma is None else float(curve.sigma[-1]) * factor
-    last, peak = float(curve.values[-1]) * factor, float(curve.values.max()) * factor
-    spread = f"± {sigma:.2g} {unit}, " if math.isfinite(sigma) else ""
-    return (label, f"{last:.3g} {unit}", f"{spread}at most {peak:.3g} {unit}")
+    sigma = None if curve.sigma is None else float(curve.sigma[-1]) * factor
+    known = told(curve) if name == "coverage" else np.ones(len(curve.values), np.bool_)
+    last = with_spread(float(curve.values[-1]) * factor, sigma, unit) if known[-1] else "cannot be told"
+    peak = float(curve.values[known].max()) * factor if known.any() else math.nan
+    return (label, last, f"highest {value_text(float(f'{peak:.3g}'), unit)}" if known.any() else "")
+
+
+def told(coverage: Curve) -> NDArray[np.bool_]:
+    """Return which estimates of the coverage tell something, (N,); one without σ is taken at its word."""
+    return np.ones(len(coverage.values), np.bool_) if coverage.sigma is None else ~(coverage.sigma > UNTOLD)
 
 
 def _dose(frames: Sequence[FrameEntry]) -> tuple[str, str]:
@@ -78,8 +97,8 @@ def _dose(frames: Sequence[FrameEntry]) -> tuple[str, str]:
     if not known:
         return "", ""
     dose = sum((f.probe_current or 0.0) * (f.dwell_time or 0.0) / f.pixel_size**2 for f in known)
-    electrons = dose / 1.602176634e-19 * 1e-18
-    return value_text(float(f"{dose / 1e3:.3g}"), "kC/m**2"), f"{_round(electrons)} electrons per nm²"
+    electrons = dose / ELEMENTARY_CHARGE * 1e-18
+    return value_text(float(f"{dose / 1e3:.3g}"), "kC/m**2"), f"{_round(electrons)}\u00a0electrons per nm²"
 
 
 def _round(value: float) -> str:
@@ -88,7 +107,7 @@ def _round(value: float) -> str:
 
 
 def imaging(frame: FrameEntry, probe_diameter: float | None) -> Markup:
-    """Return how the first frame was taken."""
+    """Return how a frame was taken."""
     rows = [
         ("Beam energy", value_text(round(frame.beam_energy / KEV, 6), "keV")),
         (
@@ -109,7 +128,7 @@ def imaging(frame: FrameEntry, probe_diameter: float | None) -> Markup:
 def _electrons(frame: FrameEntry) -> str:
     if frame.probe_current is None or frame.dwell_time is None:
         return "not known"
-    return f"{frame.probe_current * frame.dwell_time / 1.602176634e-19:,.0f}".replace(",", "\u202f")
+    return f"{frame.probe_current * frame.dwell_time / ELEMENTARY_CHARGE:,.0f}".replace(",", "\u202f")
 
 
 def detector(frame: Frame) -> Markup:
@@ -133,7 +152,10 @@ def detector(frame: Frame) -> Markup:
             ("Working distance", value_text(round(geometry.working_distance * 1e3, 6), "mm")),
             ("Threshold of the diode", value_text(round(geometry.threshold / KEV, 6), "keV")),
             ("Rotation", f"{math.degrees(geometry.rotation):.4g}°"),
-            ("Centre from the axis", f"x {x:.4g} mm, y {y:.4g} mm"),
+            (
+                "Centre from the axis",
+                f"x {value_text(float(f'{x:.4g}'), 'mm')}, y {value_text(float(f'{y:.4g}'), 'mm')}",
+            ),
         ]
     )
     return tag("div", tag("div", _plan(geometry), facts, class_="plan"), table(rows, head), class_="detector")
@@ -142,9 +164,9 @@ def detector(frame: Frame) -> Markup:
 def _channel(channel: Channel) -> tuple[str, str, str]:
     unknown = "not known"
     return (
-        unknown if channel.offset is None else f"{channel.offset:.5g} ADU",
-        unknown if channel.gain is None else f"{channel.gain:.4g} {channel.gain_unit}",
-        unknown if channel.read_noise is None else f"{channel.read_noise:.3g} ADU",
+        unknown if channel.offset is None else value_text(float(f"{channel.offset:.5g}"), "ADU"),
+        unknown if channel.gain is None else value_text(float(f"{channel.gain:.4g}"), channel.gain_unit),
+        unknown if channel.read_noise is None else value_text(float(f"{channel.read_noise:.3g}"), "ADU"),
     )
 
 
@@ -179,7 +201,7 @@ def steps(night: Chronicle) -> Markup:
             str(index + 1),
             stretch.name,
             clock_time_at(night, stretch.begin),
-            elapsed(stretch.end - stretch.begin),
+            unbroken(duration_text(stretch.end - stretch.begin)),
             stretch.what,
             tag("span", stretch.state, class_=f"state {stretch.state}"),
         )
@@ -198,7 +220,7 @@ def events(night: Chronicle) -> Markup:
     rows = [
         (
             clock_time(event.time),
-            elapsed(max(0.0, night.seconds(event.time))),
+            unbroken(duration_text(round(max(0.0, night.seconds(event.time))))),
             tag("span", event.level, class_=f"state {event.level}"),
             event.kind,
             discreet(event.message),

@@ -14,7 +14,7 @@ from acquisition.chronicle import Chronicle
 from acquisition.markup import Content, Markup, data, tag
 from acquisition.records import FrameEntry, ReconstructionEntry
 from acquisition.store import Store
-from acquisition.wording import clock_time, discreet, elapsed, figure_text, length_text, with_spread
+from acquisition.wording import clock_time, discreet, duration_text, figure_text, length_text, unbroken, with_spread
 from drivers.errors import RilievoError
 from drivers.frame import Frame
 
@@ -129,7 +129,7 @@ class Gallery:
     def _heading(self, shot: Shot) -> Markup:
         entry = shot.entry
         seconds = self._chronicle.seconds(entry.time)
-        facts = [f"{clock_time(entry.time)} UTC", f"{elapsed(seconds)} into the run"]
+        facts = [f"{clock_time(entry.time)} UTC", f"{unbroken(duration_text(round(seconds)))} into the run"]
         if shot.frame is not None:
             wanted = [name for name in shot.frame.readbacks if name.endswith(("temperature", "pressure"))]
             facts += [figure_text(name, shot.frame.readbacks[name].value) for name in wanted]
@@ -206,7 +206,7 @@ class Gallery:
 
     def _label(self, shot: Shot) -> str:
         seconds = self._chronicle.seconds(shot.entry.time)
-        return f"frame {shot.entry.frame_number}, {elapsed(seconds)} into the run"
+        return f"frame {shot.entry.frame_number}, {unbroken(duration_text(round(seconds)))} into the run"
 
 
 def _told(name: str, entry: ReconstructionEntry) -> tuple[str, str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import math
 import os
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from acquisition import facts
 from acquisition.charts import Chart, Line, Mark, Panel, both_widths, cursor_data, legend_of
@@ -22,8 +24,9 @@ from acquisition.durable import NO_ROOM
 from acquisition.gallery import Gallery, Shot, load
 from acquisition.log import Log
 from acquisition.markup import Content, Markup, data, join, tag
+from acquisition.records import FrameEntry
 from acquisition.store import Store
-from acquisition.wording import date_time, discreet, elapsed, flat, quantity_text
+from acquisition.wording import date_time, discreet, duration_text, flat, quantity_text, unbroken
 from drivers.errors import DiskFull, RilievoError, StoreError
 from drivers.frame import Frame
 
@@ -124,7 +127,7 @@ def _header(night: Chronicle) -> Markup:
     run = night.run
     sign, words = _STATES.get(run.state, ("●", f"{run.state}: not ended when this was written"))
     reason = tag("p", discreet(run.reason), class_="reason") if run.reason else None
-    lasted = f"{date_time(run.started)} UTC · {elapsed(night.end)}"
+    lasted = f"{date_time(run.started)} UTC · {unbroken(duration_text(night.end))}"
     return tag(
         "header",
         tag("p", "Rilievo · report of a run", class_="over"),
@@ -225,13 +228,10 @@ def _surface(night: Chronicle) -> Markup | None:
     coverage, roughness = night.figure("coverage"), night.figure("roughness")
     panels = []
     if coverage is not None:
-        lines = [Line(_percent(coverage), "estimate ± σ", "c0", marks=True)]
-        truth = night.truth("coverage")
-        if truth is not None:
-            lines.insert(0, Line(_percent(truth), "the twin's truth", "truth"))
-        panels.append(Panel("Oxide coverage", "%", lines, 170, limits=(-4.0, 104.0)))
+        panels.append(Panel("Oxide coverage", "%", _coverage_lines(night, coverage), 170, limits=(-4.0, 104.0)))
     if roughness is not None:
-        panels.append(Panel("Roughness Sq", roughness.unit, [Line(roughness, "estimate ± σ", "c1", marks=True)], 130))
+        lines = [Line(roughness, "estimate ± σ", "c1", marks=True, bounds=(0.0, math.inf))]
+        panels.append(Panel("Roughness Sq", roughness.unit, _truth_lines(night.truth("roughness")) + lines, 130))
     if not panels:
         return None
     told = [curve for curve in (coverage, roughness) if curve is not None]
@@ -239,6 +239,8 @@ def _surface(night: Chronicle) -> Markup | None:
     outside = int(np.sum((told[0].times < span[0]) | (told[0].times > span[1])))
     chart = Chart("surface", night.run.started, span, panels, night.stretches)
     key = [("dot c0", "estimate, with bars of ± σ")]
+    if any(line.style == "untold" for panel in panels for line in panel.lines):
+        key.append(("dot untold", f"cannot be told: σ above {facts.UNTOLD:.0%}".replace("%", "\u00a0%")))
     left = None
     if outside:
         left = tag("p", f"{outside} frames lie before or after this stretch.", class_="key")
@@ -251,6 +253,29 @@ def _surface(night: Chronicle) -> Markup | None:
     )
 
 
+def _coverage_lines(night: Chronicle, coverage: Curve) -> list[Line]:
+    """Return the truth, and the estimates apart from those that can tell nothing."""
+    truth = night.truth("coverage")
+    made = _truth_lines(None if truth is None else _percent(truth))
+    told = facts.told(coverage)
+    bounds = (0.0, 100.0)
+    if told.any():
+        made.append(Line(_percent(_part(coverage, told)), "estimate ± σ", "c0", marks=True, bounds=bounds))
+    if not told.all():
+        untold = _percent(_part(coverage, ~told))
+        made.append(Line(untold, "cannot be told", "untold", marks=True, bounds=bounds, silent=True))
+    return made
+
+
+def _truth_lines(truth: Curve | None) -> list[Line]:
+    return [] if truth is None else [Line(truth, "the twin's truth", "truth")]
+
+
+def _part(curve: Curve, chosen: NDArray[np.bool_]) -> Curve:
+    sigma = None if curve.sigma is None else curve.sigma[chosen]
+    return Curve(curve.name, curve.unit, curve.times[chosen], curve.values[chosen], sigma)
+
+
 def _percent(curve: Curve) -> Curve:
     sigma = None if curve.sigma is None else curve.sigma * 100
     return Curve(curve.name, "%", curve.times, curve.values * 100, sigma)
@@ -258,12 +283,12 @@ def _percent(curve: Curve) -> Curve:
 
 def _settings(night: Chronicle, store: Store, shots: list[Shot]) -> Markup:
     """Return all metadata, with units."""
-    first = next((frame for frame in night.frames if not frame.dark), None)
-    frame = _any_frame(night, store, shots)
+    entry, frame = _any_frame(night, store, shots)
     probe = None if frame is None else frame.beam.probe_diameter
+    of = "" if entry is None else f", frame {entry.number}"
     parts = [
-        ("Imaging", None if first is None else facts.imaging(first, probe), True),
-        ("Detector", None if frame is None else facts.detector(frame), True),
+        (f"Imaging{of}", None if entry is None else facts.imaging(entry, probe), True),
+        (f"Detector{of}", None if frame is None else facts.detector(frame), True),
         ("Limits", facts.limits(night) if night.instrument.limits else None, False),
         ("Foretold by the dry run", _plan(night), False),
         (
@@ -272,7 +297,7 @@ def _settings(night: Chronicle, store: Store, shots: list[Shot]) -> Markup:
             False,
         ),
         (f"Recipe {night.run.recipe_name}", tag("pre", night.run.recipe_text), False),
-        ("Last readbacks", _readbacks(frame), False),
+        (f"Readbacks{of}", _readbacks(frame), False),
         ("Versions", facts.versions(night), False),
     ]
     return join(
@@ -284,17 +309,18 @@ def _settings(night: Chronicle, store: Store, shots: list[Shot]) -> Markup:
     )
 
 
-def _any_frame(night: Chronicle, store: Store, shots: list[Shot]) -> Frame | None:
-    """Return the last of the frames that can be read."""
-    found = [shot.frame for shot in shots if shot.frame is not None]
-    if found:
-        return found[-1]
-    for entry in [frame for frame in night.frames if not frame.dark][-1:]:
-        try:
-            return store.read(entry.stored.path)
-        except RilievoError:
-            return None
-    return None
+def _any_frame(night: Chronicle, store: Store, shots: list[Shot]) -> tuple[FrameEntry | None, Frame | None]:
+    """Return the last of the frames that can be read, with what the log says of it."""
+    for shot in reversed(shots):
+        if shot.stored is not None and shot.frame is not None:
+            return shot.stored, shot.frame
+    last = next((frame for frame in reversed(night.frames) if not frame.dark), None)
+    if last is None:
+        return None, None
+    try:
+        return last, store.read(last.stored.path)
+    except RilievoError:
+        return last, None
 
 
 def _plan(night: Chronicle) -> Markup | None:
@@ -316,7 +342,8 @@ def _readbacks(frame: Frame | None) -> Markup | None:
 
 def _footer() -> Markup:
     words = (
-        "Heights are relative to the middle of each field, in nanometres; σ is their standard uncertainty. "
+        "Heights are relative to the middle of each field, in nanometres; σ is their standard uncertainty and holds "
+        "the noise only, unless the figure says otherwise. "
         "Times are UTC. This file is complete: it asks the network for nothing."
     )
     return tag("footer", tag("p", words))

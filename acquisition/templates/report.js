@@ -46,7 +46,7 @@ function cursor(svg) {
     if (step) parts.push(row(step[2], ""));
     for (const one of data.lines) {
       const value = at(one.times, one.values, moment);
-      if (value !== null) parts.push(row(one.label, Number(value.toPrecision(4)) + " " + one.unit));
+      if (value !== null) parts.push(row(one.label, Number(value.toPrecision(4)) + "\u00a0" + one.unit));
     }
     const near = data.marks.reduce((best, one) =>
       Math.abs(one[0] - moment) < Math.abs(best[0] - moment) ? one : best, [Infinity, ""]);

@@ -174,6 +174,7 @@ class Teller:
         for species in ("H2", "N2", "O2"):
             flow = self.gas.get(species, 0.0) * (1 + 0.005 * wobble)
             self.rows.append((f"gases.{species}.flow", Reading(quantity(flow, "sccm"), now)))
+        self.rows.append(("truth.roughness", Reading(quantity(40 + 60 * coverage_at(self.clock), "nm"), now)))
         self.rows.append(("truth.coverage", Reading(quantity(coverage_at(self.clock), ""), now)))
 
     def expose(self, *, dark: bool) -> None:
@@ -216,7 +217,9 @@ class Teller:
                 tif.write(page.astype(np.float32), photometric="minisblack", description=description, metadata=None)
         noise = rng.normal(0, 0.02)
         figures = {
-            "coverage": Figure(min(1.0, max(0.0, coverage + noise)), 0.02 + 0.03 * coverage, ""),
+            "coverage": Figure(
+                min(1.0, max(0.0, coverage + noise)), 0.3 if self.number % 9 == 6 else 0.02 + 0.03 * coverage, ""
+            ),
             "roughness": Figure(float(heights.std()), 1.2, "nm"),
             "height_range": Figure(float(np.ptp(heights)), 8.0, "nm"),
             "mean_sigma": Figure(float(sigma.mean()), None, "nm"),

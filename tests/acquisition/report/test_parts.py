@@ -13,7 +13,7 @@ from acquisition import pictures
 from acquisition.charts import Chart, Drawing, Line, Panel, limits_of, nice_ticks, number, time_ticks
 from acquisition.chronicle import Curve, shown
 from acquisition.markup import data, tag
-from acquisition.wording import discreet, elapsed, flat, unit_sign, value_text
+from acquisition.wording import bytes_text, discreet, duration_text, flat, unit_sign, value_text, with_spread
 
 START = datetime(2026, 1, 1, 18, tzinfo=UTC)
 
@@ -134,7 +134,7 @@ def test_canonical_figures_are_shown_as_people_read_them():
 
 
 def test_words():
-    assert [elapsed(s) for s in (0, 59.7, 90, 3600, 5025, 36000)] == [
+    assert [duration_text(s) for s in (0, 59.97, 90, 3600, 5025, 36000)] == [
         "0 s",
         "1 min",
         "1 min 30 s",
@@ -150,7 +150,7 @@ def test_words():
         "K/min",
         "ADU/electron",
     ]
-    assert value_text(-5.0, "degC") == "−5 °C"
+    assert value_text(-5.0, "degC") == "−5\u00a0°C"
     assert discreet("a/b and 1/2 and /home/me/data/x.tif, K/min") == "a/b and 1/2 and …/x.tif, K/min"
 
 
@@ -160,5 +160,39 @@ def test_nested_json_is_flat():
         "b": [1, 2],
         "c": [{"host": "x"}, None],
         "d": {"value": 3, "unit": "?"},
+        "e": {"value": 1273.0, "unit": "K"},
+        "f": {"value": 10_900, "unit": "s"},
+        "g": True,
     }
-    assert flat(given_) == [("a", "1 keV"), ("b", "1, 2"), ("c[0].host", "…"), ("c[1]", ""), ("d", "3 ?")]
+    rows = [(name, text.replace("\u00a0", " ")) for name, text in flat(given_)]
+    assert rows == [
+        ("a", "1 keV"),
+        ("b", "1, 2"),
+        ("c[0].host", "…"),
+        ("c[1]", ""),
+        ("d", "3 ?"),
+        ("e", "999.85 °C"),
+        ("f", "3 h 2 min"),
+        ("g", "yes"),
+    ]
+
+
+@given(st.floats(0, 1e14))
+def test_sizes_are_short_and_never_nothing(count):
+    number_, unit = bytes_text(count).split()
+    assert "e+" not in number_
+    assert unit == "B" or float(number_) >= 1
+
+
+def test_numbers_stay_with_their_units():
+    assert with_spread(5.25, 4.8, "%") == "5.2\u00a0±\u00a04.8\u00a0%"
+
+
+def test_bars_end_where_the_figure_does():
+    curve = Curve("coverage", "%", np.array([1.0]), np.array([95.0]), np.array([30.0]))
+    line = Line(curve, "a", "c0", marks=True, bounds=(0.0, 100.0))
+    panel = Panel("Coverage", "%", [line], 100.0, limits=(0.0, 100.0))
+    drawing = Drawing(Chart("x", START, (0.0, 10.0), [panel]), 700).draw()
+    bar = re.search(r'class="bars c0" d="M[\d.]+ ([\d.]+)V([\d.]+)"', drawing)
+    assert bar
+    assert float(bar.group(2)) - float(bar.group(1)) == pytest.approx(35.0, abs=0.1)

@@ -154,10 +154,42 @@ def test_the_timeline_has_setpoints_readbacks_frames_and_steps(page, night):
 
 
 def test_coverage_is_drawn_beside_the_truth(page):
-    lines = {line["label"]: line for line in page.data("data-surface")["lines"]}
-    assert max(lines["the twin's truth"]["values"]) == pytest.approx(100, abs=2)
-    assert lines["the twin's truth"]["style"] == "truth"
+    truths = [line for line in page.data("data-surface")["lines"] if line["label"] == "the twin's truth"]
+    assert [line["unit"] for line in truths] == ["%", "nm"]
+    assert [max(line["values"]) for line in truths] == pytest.approx([100, 100], abs=2)
+    assert {line["style"] for line in truths} == {"truth"}
     assert "what only the twin knows: the truth" in page.shown
+
+
+def test_what_cannot_be_told_is_drawn_apart(page, night):
+    entries = [entry for entry in night.log.reconstructions(night.run) if "coverage" in entry.figures]
+    vague = sum((entry.figures["coverage"].sigma or 0) > 0.2 for entry in entries)
+    wide = page.text.split("<svg")[3]
+    assert "chart wide" in wide
+    assert vague > 0
+    assert wide.count('class="point untold"') == vague + 1  # and one in the key
+    assert "cannot be told: σ above 20 %" in page.shown
+
+
+def test_steps_of_a_repeat_are_numbered(empty):
+    log, _, _ = empty
+    places = [f"steps[0].repeat[{turn}].steps[1].hold" for turn in range(3)]
+    actions = [{"address": place, "kind": "hold", "name": "oxidation"} for place in [*places, "steps[1].hold"]]
+    run = log.create_run(
+        name="cycles",
+        recipe_text="",
+        recipe_name="x.yaml",
+        actions=actions,
+        instrument_name="twin",
+        instrument_description={},
+        limits={},
+        started=START,
+        version="0.1.0",
+    )
+    for index in (0, 1, 3):
+        log.intent(run, index, START + timedelta(seconds=index))
+    names = [stretch.name for stretch in Chronicle(log, run).stretches]
+    assert names == ["oxidation, 1 of 3", "oxidation, 2 of 3", "oxidation"]
 
 
 def test_chosen_frames_show_the_change(page, night):
