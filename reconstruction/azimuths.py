@@ -29,6 +29,8 @@ from reconstruction.integrate import BLOCK, blocks
 Floats = NDArray[np.float64]
 
 _PARTS = 8
+_SMALLEST = BLOCK * (_PARTS + 4)
+"""Pixels to a side: a block for each of the parts, and the border of two that they leave out."""
 _FLAT = 0.85
 """Curl at the best angle over curl at the worst, above which the field has no relief to tell an angle by."""
 _CLEAR = 4.0
@@ -67,8 +69,13 @@ def estimate_azimuths(counts: NDArray[np.uint16]) -> AzimuthEstimate:
     Raises
     ------
     ImageError
-        When the field has neither relief nor brightening enough to tell.
+        When the field is too small, or has neither relief nor brightening enough to tell.
     """
+    if min(counts.shape[1:]) < _SMALLEST:
+        raise ImageError(
+            f"{_SMALLEST} × {_SMALLEST} pixels are needed to tell the segments' azimuths; got {counts.shape[2]} × "
+            f"{counts.shape[1]}. Describe the detector in a file and give it with --detector"
+        )
     means = np.stack([blocks(each) for each in counts]).astype(np.float64)
     means = means / means.mean(axis=(1, 2))[:, None, None]
     ratios = means / means.sum(axis=0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.errors import ImageError, StoreError
+from drivers.errors import ImageError, InputError, StoreError
 from drivers.frame import BeamSettings, Channel, Frame
 from drivers.geometry import DetectorGeometry, Segment
 from drivers.units import KEV
@@ -78,9 +79,10 @@ def reconstruct_files(
     images = read_images([Path(path) for path in paths])
     counts = np.stack([image.counts for image in images])
     values, provenance = _settings(images, given)
-    notes = [f"{image.path.name}: {note}" for image in images[:1] for note in image.notes]
+    notes = _image_notes(images)
     geometry, estimate = detector, None
     if geometry is None:
+        _all_good(images)
         estimate = estimate_azimuths(counts)
         geometry = _assumed_detector(images, estimate, values["working_distance"])
     notes += _detector_notes(geometry, estimate, values["working_distance"])
@@ -104,6 +106,25 @@ def _enough(paths: Sequence[Path], detector: DetectorGeometry | None) -> None:
     names = [Path(path).resolve() for path in paths]
     if len(set(names)) != len(names):
         raise ImageError("the same file was given twice; every segment has an image of its own")
+
+
+def _all_good(images: Sequence[SegmentImage]) -> None:
+    for image in images:
+        if image.defect is not None:
+            raise ImageError(
+                f"{image.defect}; azimuths can be told only with all segments: to do without this one, describe the "
+                f"detector in a file and give it with --detector",
+                where=str(image.path),
+            )
+
+
+def _image_notes(images: Sequence[SegmentImage]) -> list[str]:
+    """Return the notes of all images, each once with the files that it is true of."""
+    names: dict[str, list[str]] = {}
+    for image in images:
+        for note in image.notes:
+            names.setdefault(note, []).append(image.path.name)
+    return [f"{'all images' if len(which) == len(images) else ', '.join(which)}: {n}" for n, which in names.items()]
 
 
 def _settings(
@@ -216,6 +237,32 @@ def summary(result: Reconstruction) -> dict[str, Any]:
     }
 
 
+def refuse_target(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse an output that would overwrite itself or what is read; to be called before any work.
+
+    Parameters
+    ----------
+    output : Path
+        Of the heights; a JSON and a PNG file are written beside it.
+    inputs : iterable of paths
+        Whatever is read.
+
+    Raises
+    ------
+    InputError
+        Naming ``-o``.
+    """
+    if output.suffix.lower() not in (".tif", ".tiff"):
+        raise InputError(f"expected a name that ends in .tif or .tiff; got {output.name}", "-o")
+    sources = [Path(each) for each in inputs]
+    for target in (output, output.with_suffix(".json"), output.with_suffix(".png")):
+        for source in sources:
+            # Two names of one file, such as hard links, are one file.
+            same = target.exists() and source.exists() and target.samefile(source)
+            if same or target.resolve() == source.resolve():
+                raise InputError(f"{target} is one of the input files and would be overwritten; name another", "-o")
+
+
 def write_results(path: Path, result: Reconstruction, *, figure: bool = True) -> list[Path]:
     """Write heights and σ as TIFF, and beside it JSON and a figure of the same stem; return what was written.
 
@@ -223,7 +270,10 @@ def write_results(path: Path, result: Reconstruction, *, figure: bool = True) ->
     ------
     DiskFull, StoreError
         When something cannot be written.
+    InputError
+        As :func:`refuse_target` says.
     """
+    refuse_target(path, result.provenance.files if result.provenance is not None else ())
     said = summary(result)
     write_heights(path, result.heights, result.sigma, said)
     written = [path, path.with_suffix(".json")]

@@ -13,7 +13,15 @@ from typing import Any
 from drivers.units import KEV
 
 _RESOLUTION_UNITS = {2: 0.0254, 3: 0.01}
-_IMAGEJ_UNITS = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "\u03bcm": 1e-6, "micron": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+_IMAGEJ_UNITS = {
+    **dict.fromkeys(("um", "µm", "\u03bcm", "micron", "microns"), 1e-6),
+    "nm": 1e-9,
+    "mm": 1e-3,
+    "cm": 1e-2,
+    "m": 1.0,
+}
+_TILTED = 0.5
+"""Degrees from which on a stage's tilt or a scan's rotation is worth a word."""
 _OME_UNITS = {"nm": 1e-9, "µm": 1e-6, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0, "pm": 1e-12, "Å": 1e-10}
 
 
@@ -33,6 +41,10 @@ class Metadata:
         Rows of the scan; what lies below them is the data bar.
     segment : str or None
         The detector's own name of the mode.
+    pixel_height : float or None, m
+        Down the rows, where the file tells it apart from ``pixel_size``.
+    notes : tuple of str
+        What is not as heights assume it: a turned scan, a tilted stage, a tilt correction.
     """
 
     source: str = "none"
@@ -43,6 +55,8 @@ class Metadata:
     dwell_time: float | None = None
     image_rows: int | None = None
     segment: str | None = None
+    pixel_height: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_metadata(tiff: Any) -> Metadata:
@@ -75,7 +89,43 @@ def _fei(tiff: Any) -> Metadata | None:
         dwell_time=_number(scan.get("Dwelltime")),
         image_rows=None if rows is None else int(rows),
         segment=str(said.get("Detectors", {}).get("Mode") or "") or None,
+        pixel_height=_number(scan.get("PixelHeight")) or _number(said.get("EScan", {}).get("PixelHeight")),
+        notes=_fei_notes(said),
     )
+
+
+def _fei_notes(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is turned or tilted; angles are in radians there."""
+
+    def degrees(*places: tuple[str, str]) -> float:
+        angles = [_signed(said.get(section, {}).get(key)) for section, key in places]
+        return math.degrees(max(angles, key=abs))
+
+    correction = said.get("EBeam", {}).get("TiltCorrectionIsOn", "no")
+    return _orientation(
+        degrees(("EBeam", "ScanRotation"), ("Beam", "ScanRotation")),
+        degrees(("Stage", "StageT"), ("EBeam", "StageTa")),
+        corrected=str(correction).strip().lower() in ("yes", "on", "true", "1"),
+    )
+
+
+def _orientation(rotation: float, tilt: float, *, corrected: bool) -> tuple[str, ...]:
+    """Return sentences about a scan's rotation and a stage's tilt, both in degrees, and a tilt correction."""
+    rotation = (rotation + 180) % 360 - 180
+    notes = []
+    if abs(rotation) > _TILTED:
+        notes.append(
+            f"THE SCAN WAS ROTATED BY {rotation:.3g}°: the detector's azimuths turn with it against the image; a "
+            "detector file must say them as the image shows them"
+        )
+    if abs(tilt) > _TILTED:
+        notes.append(
+            f"THE STAGE WAS TILTED BY {tilt:.3g}°: heights assume that the beam falls straight onto the sample; slopes "
+            "and lengths across the tilt axis are wrong"
+        )
+    if corrected:
+        notes.append("TILT CORRECTION WAS ON: rows are stretched, and pixels are square only on the tilted plane")
+    return tuple(notes)
 
 
 def _zeiss(tiff: Any) -> Metadata | None:
@@ -102,7 +152,25 @@ def _zeiss(tiff: Any) -> Metadata | None:
         probe_current=value(("ap_iprobe", "ap_actualcurrent"), amperes),
         dwell_time=value(("dp_dwell_time", "ap_dwell_time"), seconds),
         segment=None,
+        notes=_zeiss_notes(said),
     )
+
+
+def _zeiss_notes(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is turned or tilted; angles are in degrees there, and switches say On or Off."""
+
+    def entry(key: str) -> Any:
+        found = said.get(key)
+        return found[1] if isinstance(found, tuple) and len(found) > 1 else None
+
+    def on(*keys: str) -> bool | None:
+        switches = [str(entry(key)).strip().lower() for key in keys if entry(key) is not None]
+        return any(each in ("on", "yes", "true") for each in switches) if switches else None
+
+    # The angle stays in the file while the rotation is switched off.
+    rotation = 0.0 if on("dp_scan_rot", "dp_scan_rotation") is False else _signed(entry("ap_scanrotation"))
+    tilt = max((_signed(entry(key)) for key in ("ap_stage_at_t", "ap_tilt_angle")), key=abs)
+    return _orientation(rotation, tilt, corrected=bool(on("dp_tilt_correction", "dp_tilt_corrn")))
 
 
 def _ome(tiff: Any) -> Metadata | None:
@@ -119,29 +187,39 @@ def _ome(tiff: Any) -> Metadata | None:
         return None
     scale = _OME_UNITS.get(pixels.get("PhysicalSizeXUnit") or "µm")
     size = _number(pixels.get("PhysicalSizeX"))
-    return Metadata("OME", pixel_size=size * scale) if size and scale else None
+    if not size or not scale:
+        return None
+    down = _number(pixels.get("PhysicalSizeY"))
+    scale_down = _OME_UNITS.get(pixels.get("PhysicalSizeYUnit") or "µm")
+    height = down * scale_down if down and scale_down else None
+    return Metadata("OME", pixel_size=size * scale, pixel_height=height)
 
 
 def _imagej(tiff: Any) -> Metadata | None:
     if not tiff.is_imagej:
         return None
-    scale = _IMAGEJ_UNITS.get(str((tiff.imagej_metadata or {}).get("unit", "")))
-    per_unit = _resolution(tiff)
-    return Metadata("ImageJ", pixel_size=scale / per_unit) if scale and per_unit else None
+    unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ").strip()
+    return _by_resolution(tiff, "ImageJ", _IMAGEJ_UNITS.get(unit))
 
 
 def _tags(tiff: Any) -> Metadata | None:
     unit = tiff.pages[0].tags.get("ResolutionUnit")
     scale = _RESOLUTION_UNITS.get(int(unit.value)) if unit is not None else None
-    per_unit = _resolution(tiff)
+    found = _by_resolution(tiff, "resolution tags", scale)
     # 72 to 600 dots an inch come from a drawing program, not from a microscope.
-    if scale is None or per_unit is None or scale / per_unit > 2e-5:
+    return None if found is None or (found.pixel_size or 1.0) > 2e-5 else found
+
+
+def _by_resolution(tiff: Any, source: str, scale: float | None) -> Metadata | None:
+    """Return a pixel's sides from the resolution tags; ``scale`` is their unit in metres."""
+    across, down = _resolution(tiff, "XResolution"), _resolution(tiff, "YResolution")
+    if scale is None or across is None:
         return None
-    return Metadata("resolution tags", pixel_size=scale / per_unit)
+    return Metadata(source, pixel_size=scale / across, pixel_height=scale / down if down else None)
 
 
-def _resolution(tiff: Any) -> float | None:
-    tag = tiff.pages[0].tags.get("XResolution")
+def _resolution(tiff: Any, name: str) -> float | None:
+    tag = tiff.pages[0].tags.get(name)
     if tag is None:
         return None
     numerator, denominator = tag.value
@@ -155,3 +233,12 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and number > 0 else None
+
+
+def _signed(value: Any) -> float:
+    """Return a finite number, or 0 for whatever else a file holds there."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0

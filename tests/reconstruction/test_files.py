@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from drivers.errors import ImageError, StoreError
+from drivers.errors import ImageError, InputError, StoreError
 from drivers.geometry import annular
 from drivers.sample import HeightMap
 from reconstruction.azimuths import estimate_azimuths
-from reconstruction.files import reconstruct_files, write_results
+from reconstruction.files import reconstruct_files, refuse_target, write_results
 from reconstruction.heights_file import read_heights, write_heights
 
 SEGMENTS = annular(3, 2e-3, 8e-3, 5e-3, first_azimuth=np.radians(25))
@@ -126,6 +126,82 @@ def test_what_is_missing_is_said(paths, change, reason):
         chosen = [paths[0], paths[0], paths[1]]
     with pytest.raises(ImageError, match=reason):
         reconstruct_files(chosen, pixel_size=change.get("pixel_size", 20e-9), detector=change.get("detector"))
+
+
+def middle_of(expose, depth, save):
+    """Height of the middle of a pyramid over its ground, by files that ``save`` makes of the signals."""
+    rows, columns = np.mgrid[0:96, 0:96] - 47.5
+    steep = np.where(np.maximum(abs(rows), abs(columns)) < 24, 0.4 * depth, 0.0)
+    east = abs(columns) >= abs(rows)
+    frame = expose(-np.sign(columns) * steep * east, np.sign(rows) * steep * ~east, offset=0.0)
+    result = reconstruct_files(save(frame.counts), detector=frame.geometry, pixel_size=20e-9, material="Cu")
+    return float(result.z[48, 48] - result.z[4, 4]), result
+
+
+@pytest.mark.parametrize("depth", [1.0, -1.0])
+def test_floats_and_zero_as_white_give_pits_as_pits(expose, tmp_path, depth):
+    def write(change, **options):
+        def save(counts):
+            made = [tmp_path / f"{index}.tif" for index in range(len(counts))]
+            for path, each in zip(made, counts, strict=True):
+                tifffile.imwrite(path, change(each), **options)
+            return made
+
+        return save
+
+    for save, said in (
+        (write(lambda counts: counts.astype(np.float32) * 0.013), "all images: float32 scaled to counts"),
+        (write(lambda counts: 65535 - counts, photometric="miniswhite"), "all images: zero is stored as white"),
+    ):
+        middle, result = middle_of(expose, depth, save)
+        assert middle * depth > 0
+        assert any(sentence.startswith(said) for sentence in result.assumptions)
+
+
+def test_a_dead_file_of_four_is_left_out(expose, tmp_path):
+    for bad in (0, 65535):
+
+        def save(counts, bad=bad):
+            made = [tmp_path / f"{index}.tif" for index in range(4)]
+            for path, each in zip(made, [*counts[:3], np.full_like(counts[3], bad)], strict=True):
+                tifffile.imwrite(path, each)
+            return made
+
+        middle, result = middle_of(expose, 1.0, save)
+        assert middle > 0
+        assert result.segments[3].state == ("saturated" if bad else "dead")
+        with pytest.raises(ImageError, match="only with all segments"):
+            reconstruct_files([tmp_path / f"{index}.tif" for index in range(4)], pixel_size=20e-9)
+
+
+def test_small_fields_tell_no_azimuths():
+    counts = np.random.default_rng(0).normal(20_000, 300, (3, 47, 128)).astype(np.uint16)
+    with pytest.raises(ImageError, match=r"48 × 48 pixels are needed .* 128 × 47.*--detector"):
+        estimate_azimuths(counts)
+    with pytest.raises(ImageError, match="cannot be told"):
+        estimate_azimuths(np.random.default_rng(0).normal(20_000, 300, (3, 48, 48)).astype(np.uint16))
+
+
+@pytest.mark.parametrize("name", ["z.png", "z.json", "z", "z.tif.gz"])
+def test_heights_are_tiff_files(tmp_path, name):
+    with pytest.raises(InputError, match="tif or") as caught:
+        refuse_target(tmp_path / name, [])
+    assert caught.value.where == "-o"
+
+
+def test_nothing_read_is_overwritten(paths, tmp_path):
+    result = reconstruct_files(paths, detector=SEGMENTS, pixel_size=20e-9)
+    before = paths[1].read_bytes()
+    (tmp_path / "link.tif").hardlink_to(paths[1])
+    (tmp_path / "folder").mkdir()
+    for target in (paths[1], tmp_path / "folder" / ".." / "b.tif", tmp_path / "link.tif"):
+        with pytest.raises(InputError, match="would be overwritten"):
+            write_results(target, result)
+    for name in ("z.json", "z.png"):
+        with pytest.raises(InputError, match=name):
+            refuse_target(tmp_path / "z.TIFF", [tmp_path / name])
+    assert paths[1].read_bytes() == before
+    refuse_target(tmp_path / "z.tif", paths)
 
 
 def test_heights_keep_their_size_and_unit(tmp_path):
