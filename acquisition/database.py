@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,8 +110,27 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def to_json(value: object) -> str:
-    """Return JSON, with quantities as value and unit and times as ISO 8601."""
-    return json.dumps(value, default=_plain, ensure_ascii=True)
+    """Return JSON, with quantities as value and unit, times as ISO 8601, and null for what is not a finite number.
+
+    >>> to_json({"sigma": float("nan"), "limits": (0, float("inf"))})
+    '{"sigma": null, "limits": [0, null]}'
+    """
+    try:
+        return json.dumps(value, default=_plain, ensure_ascii=True, allow_nan=False)
+    except ValueError:  # rare, and only then is a copy made; PostgreSQL takes no NaN in JSON, and other readers neither
+        return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return _finite(_plain(value))
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import threading
 import unicodedata
@@ -238,21 +239,30 @@ class Log(Records):
                 raise RunError(otherwise)
 
     def setpoint(self, run_id: str, channel: str, value: Q, time: datetime, action_index: int | None = None) -> None:
-        """Enter what a channel was asked for."""
+        """Enter what a channel was asked for.
+
+        Raises
+        ------
+        InputError
+            For a value that is not a finite number.
+        """
         number, unit = canonical(value)
+        if not math.isfinite(number):
+            raise InputError(f"expected a finite setpoint of {channel}; got {number}")
         row = {"run_id": run_id, "action_index": action_index, "channel": channel, "value": number, "unit": unit}
         with self._writing() as session:
             session.execute(insert(tables.Setpoint), [{**row, "time": time}])
 
     def readings(self, run_id: str, rows: Iterable[tuple[str, Reading]]) -> None:
-        """Enter what channels said, many at once in one transaction.
+        """Enter what channels said, many at once in one transaction; what is not a finite number is left out.
 
         Raises
         ------
         InputError
             For a channel whose dimension changes within a run.
         """
-        converted = [(channel, *canonical(reading.value), reading) for channel, reading in rows]
+        told = ((channel, *canonical(reading.value), reading) for channel, reading in rows)
+        converted = [row for row in told if math.isfinite(row[1])]
         if not converted:
             return
         with self._writing() as session:
@@ -327,7 +337,7 @@ class Log(Records):
         path : Path or str, optional
             Of the heights, relative to the store's root.
         figures : mapping of str to figure, optional
-            Each with value, sigma and unit; what is not a number is left out.
+            Each with value, sigma and unit; what is not a finite number is left out.
         seconds : float, s
             Of computing time.
         error : str, optional
@@ -340,14 +350,14 @@ class Log(Records):
             if row is None:
                 row = tables.Reconstruction(frame_id=frame_id)
                 session.add(row)
-            row.state, row.seconds, row.error = state, seconds, error
+            row.state, row.error = state, error
+            row.seconds = seconds if seconds is not None and math.isfinite(seconds) else None
             row.path = None if path is None else Path(path).as_posix()
             session.flush()
             figure = tables.FigureRow
             session.execute(delete(figure).where(figure.reconstruction_id == row.id))
-            rows = [
-                _figure(row.id, name, given) for name, given in (figures or {}).items() if given.value == given.value
-            ]
+            told = (_figure(row.id, name, given) for name, given in (figures or {}).items())
+            rows = [given for given in told if math.isfinite(given["value"])]
             if rows:
                 session.execute(insert(figure), rows)
 
@@ -400,7 +410,7 @@ def _figure(reconstruction_id: int, name: str, figure: FigureLike) -> dict[str, 
     sigma = figure.sigma
     if sigma is not None:
         factor = _conversion(quantity(1.0, figure.unit).units)[0]
-        sigma = sigma * factor if sigma == sigma else None
+        sigma = sigma * factor if math.isfinite(sigma) else None
     return {"reconstruction_id": reconstruction_id, "name": name, "value": value, "sigma": sigma, "unit": unit}
 
 

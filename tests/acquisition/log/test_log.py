@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -287,3 +288,32 @@ def test_threads_write_at_once(book):
 def test_naive_times_are_refused(book):
     with pytest.raises((DatabaseError, ValueError), match="time zone"):
         book.log.event(book.run, datetime(2026, 1, 1), "info", "x", "y")  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_does_not_refuse_the_rest(book, frame, stored, value):
+    rows = [(name, Reading(quantity(figure, "Pa"), START)) for name, figure in (("a", value), ("b", 17.0))]
+    book.log.readings(book.run, rows)
+    assert [channel.name for channel in book.log.channels(book.run)] == ["b"]
+    assert list(book.log.series(book.run, "b").values) == [17.0]
+    key = book.log.frame(book.run, 0, None, frame, stored)
+    figures = {"coverage": Figure(value, 0.1, ""), "roughness": Figure(40.0, value, "nm")}
+    book.log.reconstruction(key, "done", figures=figures, seconds=value)
+    entry = book.log.reconstructions(book.run)[0]
+    assert set(entry.figures) == {"roughness"}
+    assert entry.figures["roughness"].sigma is None
+    assert entry.seconds is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float64("nan"), quantity(float("nan"), "K")])
+def test_events_stay_valid_json(book, value):
+    book.log.event(book.run, START, "info", "figure", "coverage", {"sigma": value, "parts": [1, value], "text": "é"})
+    data = book.log.events(book.run)[-1].data
+    json.dumps(data, allow_nan=False)
+    assert data["parts"][0] == 1
+    assert data["text"] == "é"
+
+
+def test_a_setpoint_is_a_number(book):
+    with pytest.raises(InputError, match="finite setpoint"):
+        book.log.setpoint(book.run, "heater.temperature", quantity(float("nan"), "K"), START)
