@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from drivers.errors import ImageError
 from drivers.frame import Channel, Frame
 from reconstruction.detector import SegmentLaw
-from reconstruction.integrate import blocks
+from reconstruction.integrate import BLOCK, blocks
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +24,8 @@ SATURATED_SHARE = 0.25
 """Share of clipped pixels above which a segment is left out."""
 DEAD_SHARE = 0.02
 """Signal below this share of the others' median is none."""
+_NOISE_ALONE, _CONTRAST = 1.5, 10.0
+"""Variance of block means over what noise explains: of a segment without signal at most, and of the others over it."""
 _PARTS = 8
 _CLASSES = 24
 
@@ -108,21 +110,22 @@ def read_signals(frame: Frame) -> Signals:
     if min(frame.shape) < 16:
         raise ImageError(f"expected 16 × 16 pixels or more; got {frame.shape[1]} × {frame.shape[0]}")
     raw = np.stack([blocks(counts) for counts in frame.counts]).astype(np.float64)
-    offsets, errors, sources = _offsets(frame, raw)
+    silent = _silent(frame, raw)
+    offsets, errors, sources = _offsets(frame, raw, silent)
     means = raw - offsets[:, None, None]
     clipped = np.array(
         [np.mean(counts >= channel.saturation) for counts, channel in zip(frame.counts, frame.channels, strict=True)]
     )
     levels = means.mean(axis=(1, 2))
     constant = np.array([counts.max() == counts.min() for counts in frame.counts])
-    usable = levels[~constant & (levels > 0)]
+    usable = levels[~constant & ~silent & (levels > 0)]
     if (clipped > SATURATED_SHARE).all():
         raise ImageError("every segment is saturated; lower the contrast or the brightness and take it again")
     if not usable.size:
         raise ImageError(
             "every segment is black: no signal above its offset; was the beam on and the detector connected?"
         )
-    dead = constant | (levels < DEAD_SHARE * np.median(usable))
+    dead = constant | silent | (levels < DEAD_SHARE * np.median(usable))
     states = tuple(
         "saturated" if share > SATURATED_SHARE else "dead" if none else "live"
         for share, none in zip(clipped, dead, strict=True)
@@ -130,15 +133,36 @@ def read_signals(frame: Frame) -> Signals:
     return Signals(means, offsets, errors, sources, clipped, states)
 
 
-def _offsets(frame: Frame, raw: Floats) -> tuple[Floats, Floats, tuple[OffsetSource, ...]]:
+def _silent(frame: Frame, raw: Floats) -> NDArray[np.bool_]:
+    """Return which segments of unknown offset show amplifier noise alone. Shape (S,).
+
+    Their block means scatter no more than their pixels' noise explains, the others' many times more, and their noise
+    is below the others', which is mostly of photons: stripes along a segment's axis leave a live segment without
+    contrast, but not without this noise.
+    """
+    unknown = np.array([channel.offset is None for channel in frame.channels])
+    if not unknown.any():
+        return unknown
+    noise = np.array([noise_variance(counts) for counts in frame.counts])
+    contrast = raw.var(axis=(1, 2)) / np.maximum(noise / BLOCK**2, 1e-9)
+    silent = np.zeros(len(raw), np.bool_)
+    for index in np.flatnonzero(unknown & (noise > 0)):
+        others = np.arange(len(raw)) != index
+        alone = contrast[index] < _NOISE_ALONE and np.median(contrast[others]) > _CONTRAST * contrast[index]
+        silent[index] = alone and noise[index] < 0.5 * np.median(noise[others])
+    return silent
+
+
+def _offsets(frame: Frame, raw: Floats, silent: NDArray[np.bool_]) -> tuple[Floats, Floats, tuple[OffsetSource, ...]]:
     """Return each segment's offset, its standard error and where it comes from."""
     unknown = [index for index, channel in enumerate(frame.channels) if channel.offset is None]
     offsets = np.array([channel.offset or 0.0 for channel in frame.channels])
     errors = np.array([(channel.read_noise or 0.0) / raw[0].size ** 0.5 for channel in frame.channels])
     sources: list[OffsetSource] = ["measured"] * len(offsets)
     levels = raw.mean(axis=(1, 2))
-    found = [zero_signal(frame.counts[index], frame.channels[index].saturation) for index in unknown]
-    known = [(value / level, error / level) for (value, error), level in zip(found, levels[unknown], strict=True)]
+    telling = [index for index in unknown if levels[index] > 0 and not silent[index]]
+    found = [zero_signal(frame.counts[index], frame.channels[index].saturation) for index in telling]
+    known = [(value / level, error / level) for (value, error), level in zip(found, levels[telling], strict=True)]
     certain = [(share, error) for share, error in known if np.isfinite(error) and error > 0]
     if certain:
         # Segments of one amplifier stand at the same share of their level; together they tell it better.
