@@ -20,8 +20,10 @@ from drivers.units import parse_quantity, si
 
 if TYPE_CHECKING:
     from drivers.geometry import DetectorGeometry
+    from drivers.sample import HeightMap
+    from simulators.materials import Material
     from simulators.scanning import SegmentTally
-    from simulators.scene import Surface
+    from simulators.scene import Beam, Stage, Surface
 
 simulate_app = typer.Typer(
     help="Follow electrons by Monte Carlo: coefficients, images, training data.",
@@ -59,10 +61,50 @@ def _law(name: str) -> Any:
     return name
 
 
-def _material(name: str, density: str | None) -> Any:
+def _material(name: str, density: str | None) -> Material:
+    """Return a material; what is refused comes with what to write instead."""
     from simulators.materials import material
 
-    return material(name, si(parse_quantity(density, "kg/m**3")) if density else None)
+    given = si(parse_quantity(density, "kg/m**3")) if density else None
+    try:
+        return material(name, given)
+    except InputError as error:
+        spelt = [name.capitalize(), name[:1].upper() + name[1:]]
+        meant = next((other for other in spelt if other != name and _known(other)), None)
+        if meant is not None:
+            raise InputError(f"{error.message}; did you mean {meant}?") from None
+        if given is None and _known(name):
+            told = error.message.split("; give")[0]
+            raise InputError(f"{told}; give one, such as --density '5.2 g/cm**3'") from None
+        raise
+
+
+def _known(formula: str) -> bool:
+    """Return whether a formula can be read, whatever its density."""
+    from simulators.materials import material
+
+    try:
+        material(formula, 1000.0)
+    except InputError:
+        return False
+    return True
+
+
+def _count(electrons: float, option: str = "--electrons") -> int:
+    """Return a number of electrons, which on the command line may be 1e9."""
+    if not (math.isfinite(electrons) and electrons >= 1):
+        raise InputError(f"expected one electron at least, as a finite number; got {electrons:g}", option)
+    return int(electrons)
+
+
+def coefficient_error(backscattered: int, electrons: int) -> float:
+    """Return the standard error of a backscatter coefficient.
+
+    The standard deviation of η after k of N came back, when nothing was known of it before: that of the beta
+    distribution of k + 1 and N − k + 1. It is the binomial one for large counts, and not 0 where none or all came back.
+    """
+    share = (backscattered + 1) / (electrons + 2)
+    return math.sqrt(share * (1 - share) / (electrons + 3))
 
 
 @contextmanager
@@ -106,7 +148,8 @@ def backscatter(
     if as_json:
         _emit(_backscatter_json(result, element, beam_energy / KEV, math.degrees(angle), seed, law))
         return
-    words = f"η = {result.coefficient:.4f} ± {result.error:.4f}, mean energy {result.mean_energy / KEV:.2f} keV"
+    error = coefficient_error(result.backscattered, result.electrons)
+    words = f"η = {result.coefficient:.4f} ± {error:.4f}, mean energy {result.mean_energy / KEV:.2f} keV"
     sys.stdout.write(f"{element}, {energy}, tilt {math.degrees(angle):g}°, {electrons} electrons: {words}\n")
     for low, count in zip(range(0, 90, 5), result.polar, strict=True):
         share = count / max(result.backscattered, 1)
@@ -132,7 +175,7 @@ def _backscatter_json(result: Any, name: str, energy: float, tilt: float, seed: 
         "law": law,
         "physics_version": PHYSICS_VERSION,
         "backscatter_coefficient": _quantity(result.coefficient, ""),
-        "standard_error": _quantity(result.error, ""),
+        "standard_error": _quantity(coefficient_error(result.backscattered, result.electrons), ""),
         "mean_energy": _quantity(result.mean_energy / KEV, "keV"),
         "backscattered": result.backscattered,
         "absorbed": result.absorbed,
@@ -164,53 +207,126 @@ def frame(
     convergence: Annotated[str, typer.Option("--convergence", help="Half-angle of the beam.")] = "0 mrad",
     tilt: Annotated[str, typer.Option("--tilt", help="Of the stage.")] = "0 deg",
     tilt_azimuth: Annotated[str, typer.Option("--tilt-azimuth", help="Towards which the sample leans.")] = "0 deg",
-    split: Annotated[bool, typer.Option("--split", help="Also write one TIFF for each segment.")] = False,
+    split: Annotated[bool, typer.Option("--split", help="Also counts of each segment, for reconstruct.")] = False,
     exits: Annotated[Path | None, typer.Option("--exits", help="Also keep every exit in this file.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, or cuda for the images on an NVIDIA GPU.")] = "cpu",
+    layer: Annotated[str | None, typer.Option("--layer", help="What lies on the material, such as Cu2O.")] = None,
+    thickness: Annotated[Path | None, typer.Option("--thickness", help="Of the layer: TIFF in nm, 0 for none.")] = None,
     seed: Seed = 0,
     law: Law = "browning",
     density: Density = None,
     as_json: Json = False,
 ) -> None:
-    """Render what each segment sees of a height map, electron by electron, in keV per beam electron."""
+    """Render what each segment sees of a height map, electron by electron, in keV per beam electron.
+
+    With --split the images of counts and the detector file beside them go straight into rilievo reconstruct.
+    """
+    from acquisition.simulated_frame import FrameFiles, write_images, write_text
     from simulators.exits import write_exits
-    from simulators.heightfile import read_height
     from simulators.scanning import FrameRun
-    from simulators.scene import Beam, Stage, Surface
+    from simulators.scene import Beam, Stage
 
     beam = Beam(_energy(energy), _length(probe_diameter), _angle(convergence))
     stage, elastic = Stage(_angle(tilt), _angle(tilt_azimuth)), _law(law)
     geometry = _detector(detector)
-    if most is not None and most < 2:
-        raise InputError(f"expected 2 pixels or more from the map's middle; got {most}")
-    relief = read_height(height, _length(pixel_size) if pixel_size else None, height_scale, _length(height_unit), most)
-    surface = Surface(relief, _material(material, density), border=border)  # type: ignore[arg-type]
     target = output or height.with_name(f"{height.stem}_monte_carlo.tif")
+    files = FrameFiles.plan(target, geometry.names if split else (), exits)
+    files.check(path for path in (height, thickness, detector) if path is not None)
+    relief = _relief(height, pixel_size, height_scale, height_unit, most)
+    surface = _surface(relief, _material(material, density), border, layer, thickness, height, most)
     with _progress(f"{relief.shape[0]} × {relief.shape[1]} pixels") as show:
         run = FrameRun(surface, beam, geometry, seed, stage, elastic, device)  # type: ignore[arg-type]
-        run.advance(electrons, lambda share: show(share, ""))
+        run.advance(_count(electrons), lambda share: show(share, ""))
         tally = run.result()
         if exits is not None:
             write_exits(exits, surface, beam, electrons, seed, stage, elastic, lambda share: show(share, "exits"))
-    files = _write_frame(target, tally, geometry, surface, split=split)
-    figures: dict[str, Any] = {
-        "files": [str(path) for path in [*files, *([exits] if exits else [])]],
-        "shape": list(relief.shape),
-        "pixel_size": _quantity(relief.pixel_size * 1e9, "nm"),
-        "electrons_per_pixel": electrons,
+    said = _simulated(surface, beam, electrons, seed, stage, elastic, geometry) | {
+        "height_file": str(height),
+        "height_scale": _quantity(height_scale, ""),
+        "height_unit": height_unit,
+        "thickness_file": None if thickness is None else str(thickness),
         "device": device,
-        "backscatter_coefficient": _quantity(float(tally.backscattered.mean()) / electrons, ""),
+    }
+    gain = write_images(files, tally.signal, geometry, relief.pixel_size, said)
+    figures = _frame_json(tally, geometry, relief.pixel_size) | _counts_json(gain)
+    figures = {"files": [str(path) for path in files.images], **figures, "device": device, "simulated": said}
+    write_text(files.description, json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if as_json:
+        _emit(figures)
+        return
+    signals = ", ".join(f"{name} {part['value']:.4g}" for name, part in figures["segments"].items())
+    sys.stdout.write(f"{target}: {signals} keV per electron\n")
+
+
+def _relief(height: Path, pixel_size: str | None, scale: float, unit: str, most: int | None) -> HeightMap:
+    from simulators.heightfile import read_height
+
+    if most is not None and most < 2:
+        raise InputError(f"expected 2 pixels or more from the map's middle; got {most}")
+    if not (math.isfinite(scale) and scale != 0):
+        raise InputError(f"expected a factor other than 0, negative for heights upside down; got {scale:g}",
+                         "--height-scale")  # fmt: skip
+    return read_height(height, _length(pixel_size) if pixel_size else None, scale, _length(unit), most)
+
+
+def _surface(
+    relief: HeightMap,
+    substrate: Material,
+    border: str,
+    layer: str | None,
+    thickness: Path | None,
+    height: Path,
+    most: int | None,
+) -> Surface:
+    """Return the relief with what it is made of, a layer where there is a map of its thickness."""
+    from simulators.heightfile import read_thickness
+    from simulators.scene import Surface
+
+    if layer is None and thickness is None:
+        return Surface(relief, substrate, border=border)  # type: ignore[arg-type]
+    if layer is None or thickness is None:
+        raise InputError("a layer needs both --layer, such as Cu2O, and --thickness, a TIFF in nm")
+    depth = read_thickness(thickness, height, most)
+    return Surface(
+        relief,
+        substrate,
+        (_material(layer, None),),
+        (depth > 0).astype("uint8"),
+        depth,
+        border,  # type: ignore[arg-type]
+    )
+
+
+def _simulated(
+    surface: Surface, beam: Beam, electrons: int, seed: int, stage: Stage, law: Any, geometry: DetectorGeometry
+) -> dict[str, Any]:
+    """Return what was simulated, as an exit file tells it, with the detector."""
+    from acquisition.simulated_frame import detector_json
+    from simulators.exits import header
+
+    told = header(surface, beam, electrons, seed, stage, law)
+    densities = [_quantity(kind.density, "kg/m**3") for kind in (surface.substrate, *surface.layers)]
+    own = {name: value for name, value in told.items() if name not in ("format", "version")}
+    return {**own, "densities": densities, "detector": detector_json(geometry)}
+
+
+def _frame_json(tally: SegmentTally, geometry: DetectorGeometry, pixel_size: float) -> dict[str, Any]:
+    return {
+        "shape": list(tally.backscattered.shape),
+        "pixel_size": _quantity(pixel_size * 1e9, "nm"),
+        "electrons_per_pixel": tally.electrons,
+        "backscatter_coefficient": _quantity(float(tally.backscattered.mean()) / tally.electrons, ""),
         "segments": {
             name: _quantity(float(tally.signal[index].mean()), "keV") for index, name in enumerate(geometry.names)
         },
         "standard_error_per_pixel": _quantity(float(tally.error.mean()), "keV"),
     }
-    target.with_suffix(".json").write_text(json.dumps(figures, indent=2, ensure_ascii=False))
-    if as_json:
-        _emit(figures)
-        return
-    signals = ", ".join(f"{name} {part['value']:.4g}" for name, part in figures["segments"].items())
-    sys.stdout.write(f"{files[0]}: {signals} keV per electron\n")
+
+
+def _counts_json(gain: float | None) -> dict[str, Any]:
+    from acquisition.simulated_frame import counts_json
+
+    return {} if gain is None else {"counts": counts_json(gain)}
 
 
 def _detector(path: Path | None) -> DetectorGeometry:
@@ -222,33 +338,6 @@ def _detector(path: Path | None) -> DetectorGeometry:
     from drivers.units import KEV
 
     return annular(4, 2e-3, 8e-3, 8e-3, threshold=KEV)
-
-
-def _write_frame(
-    path: Path, tally: SegmentTally, geometry: DetectorGeometry, surface: Surface, *, split: bool
-) -> list[Path]:
-    """Write the segments' signals as pages of one TIFF that says its pixel size; returns the files."""
-    import tifffile
-
-    pixel = surface.height.pixel_size
-    per_centimetre = 0.01 / pixel
-    pages = tally.signal.astype("float32")
-    common: dict[str, Any] = {
-        "photometric": "minisblack",
-        "resolution": (per_centimetre, per_centimetre),
-        "resolutionunit": "CENTIMETER",
-        "ome": True,
-    }
-    size = {"PhysicalSizeX": pixel * 1e6, "PhysicalSizeY": pixel * 1e6}
-    units = {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
-    names = {"Channel": {"Name": list(geometry.names)}}
-    tifffile.imwrite(path, pages, metadata={"axes": "CYX", **size, **units, **names}, **common)
-    files = [path]
-    if split:
-        for name, page in zip(geometry.names, pages, strict=True):
-            files.append(path.with_name(f"{path.stem}_{name}.tif"))
-            tifffile.imwrite(files[-1], page, metadata={"axes": "YX", **size, **units}, **common)
-    return files
 
 
 @simulate_app.command()
@@ -274,6 +363,8 @@ def dataset(
     from simulators.surfaces import FAMILIES
 
     default = DatasetPlan()
+    for name in material or ():
+        _material(name, None)
     plan = DatasetPlan(
         seed=seed,
         pixels=pixels,
@@ -285,9 +376,10 @@ def dataset(
         materials=tuple(material) if material else default.materials,
         layered=layered,
     )
+    budget = None if electrons is None else _count(electrons)
     minutes = si(parse_quantity(time, "second")) / 60 if time else None
     with _progress("samples") as show:
-        done = build_dataset(folder, plan, samples, minutes, int(electrons) if electrons else None, show)
+        done = build_dataset(folder, plan, samples, minutes, budget, show)
     if as_json:
         size = _quantity(done["bytes"], "byte")
         _emit({"folder": str(folder), **done, "bytes": size})

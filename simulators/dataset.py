@@ -26,6 +26,10 @@ from simulators.surfaces import FAMILIES, random_surface
 
 FORMAT = "rilievo data set"
 VERSION = 1
+SPREAD = 1_000_003
+"""Between the seeds of two data sets there is room for so many samples."""
+LARGEST_SEED = 2**63 // SPREAD - 1
+MOST_PIXELS, MOST_ELECTRONS = 4096, 1_000_000
 DatasetProgress = Callable[[float, str], None]
 """Called with the share of the budget that is used, 0 … 1, and a few words; may raise to stop."""
 
@@ -37,10 +41,11 @@ class DatasetPlan:
     Attributes
     ----------
     seed : int
+        0 to ``LARGEST_SEED``.
     pixels : int
-        Rows and columns of each sample.
+        Rows and columns of each sample, 2 to ``MOST_PIXELS``.
     electrons : int
-        To each pixel.
+        To each pixel, 1 to ``MOST_ELECTRONS``.
     energies : tuple of float, keV
         One is drawn for each sample.
     finest, coarsest : float
@@ -63,6 +68,13 @@ class DatasetPlan:
     layered: float = 0.3
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"expected a data set's seed from 0 to {LARGEST_SEED}; got {self.seed}")
+        if self.pixels > MOST_PIXELS or self.electrons > MOST_ELECTRONS:
+            raise InputError(
+                f"expected up to {MOST_PIXELS} pixels and {MOST_ELECTRONS} electrons; got {self.pixels} and "
+                f"{self.electrons}"
+            )
         if self.pixels < 2 or self.electrons < 1:
             raise InputError(f"expected 2 pixels and 1 electron or more; got {self.pixels} and {self.electrons}")
         if not 0 < self.finest <= self.coarsest or not math.isfinite(self.coarsest):
@@ -102,10 +114,10 @@ def _claim(folder: Path, plan: DatasetPlan) -> None:
     path = folder / "dataset.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise InputError(f"{path} is not the description of a data set; choose another folder") from None
     if found == json.loads(text):
@@ -165,7 +177,7 @@ def build_dataset(
             surface, beam, family = plan.sample(number)
             if progress is not None:
                 progress(max(used, number / most if most else 0.0), f"sample {number}: {family}")
-            write_exits(path, surface, beam, plan.electrons, seed=plan.seed * 1_000_003 + number)
+            write_exits(path, surface, beam, plan.electrons, seed=plan.seed * SPREAD + number)
             new += 1
         number += 1
     if progress is not None:

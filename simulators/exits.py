@@ -25,6 +25,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ from simulators.scene import Beam, Stage, Surface
 FORMAT, VERSION = "rilievo exits", 1
 RECORD = np.dtype([("x", "<i2"), ("y", "<i2"), ("energy", "u1")])
 STEP = math.sqrt(2.0) / 32767.0
+DAMAGE = (KeyError, ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What reading a member of a damaged archive may raise."""
 CHUNK = 200_000  # electrons followed for each chunk
 
 
@@ -172,15 +175,30 @@ class ExitFile:
             raise InputError(f"there is no exit file at {path}")
         try:
             self._archive = zipfile.ZipFile(path)
-            self.header: dict[str, Any] = json.loads(self._archive.read("header.json"))
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise InputError(f"{path} is not an exit file ({error})") from None
-        if self.header.get("format") != FORMAT or self.header.get("version") != VERSION:
+        try:
+            self.header = self._checked_header()
+        except InputError:
             self._archive.close()
+            raise
+
+    def _checked_header(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._archive.read("header.json"))
+        except DAMAGE as error:
+            raise InputError(f"{self.path} is not an exit file ({error})") from None
+        if not isinstance(found, dict):
+            raise InputError(f"{self.path} is not an exit file (its header is {type(found).__name__}, not a mapping)")
+        if found.get("format") != FORMAT or found.get("version") != VERSION:
             raise InputError(
-                f"{path} is of format {self.header.get('format')!r}, version {self.header.get('version')}; "
+                f"{self.path} is of format {found.get('format')!r}, version {found.get('version')}; "
                 f"expected {FORMAT!r}, version {VERSION}"
             )
+        energy = found.get("beam_energy")
+        if not isinstance(energy, dict) or not isinstance(energy.get("value"), int | float):
+            raise InputError(f"{self.path} is not an exit file (its header does not say the beam energy)")
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -209,5 +227,5 @@ class ExitFile:
         try:
             with self._archive.open(member) as stream:
                 return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-        except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except DAMAGE as error:
             raise InputError(f"{self.path}: the member {member} cannot be read ({error})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from drivers.units import parse_quantity, si
 Floats = NDArray[np.float64]
 
 _CENTIMETRE, _INCH = 3, 2
+_IMAGEJ_UNITS = {
+    "pm": 1e-12,
+    "nm": 1e-9,
+    "um": 1e-6,
+    "µm": 1e-6,
+    "\u03bcm": 1e-6,  # with the Greek letter instead of the micro sign
+    "micron": 1e-6,
+    "microns": 1e-6,
+    "mm": 1e-3,
+    "cm": 1e-2,
+    "m": 1.0,
+    "inch": 0.0254,
+}
 
 
 def read_height(
@@ -52,7 +66,7 @@ def read_height(
     if not path.is_file():
         raise InputError(f"there is no height map at {path}")
     if path.suffix.lower() in (".tif", ".tiff"):
-        z, found = _read_tiff(path)
+        z, found = _read_tiff(path, sized=pixel_size is None)
         z = z * height_unit
     else:
         z, found = _read_topography(path)
@@ -74,37 +88,110 @@ def _middle(z: Floats, most: int) -> Floats:
     return z[top : top + rows, left : left + columns]
 
 
-def _read_tiff(path: Path) -> tuple[Floats, float | None]:
+def read_thickness(path: Path, height: Path, most: int | None = None) -> Floats:
+    """Read the map of a layer's thickness that belongs to a height map.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF in nm, with a value for each pixel of the height map; 0 where there is no layer.
+    height : Path
+        The height map's file.
+    most : int, optional
+        As for :func:`read_height`.
+
+    Returns
+    -------
+    (rows, columns) array, m
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or no TIFF, of another size, or with a thickness that cannot be.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no map of thickness at {path}")
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise InputError(f"expected a map of thickness as TIFF in nm; got {path.name!r}")
+    depth = _read_tiff(path, sized=False)[0] * 1e-9
+    tiff = height.suffix.lower() in (".tif", ".tiff")
+    z = (_read_tiff(height, sized=False) if tiff else _read_topography(height))[0]
+    if depth.shape != z.shape:
+        raise InputError(f"{path}: expected {_size(z)}, as {height} has them; got {_size(depth)}")
+    if not (np.isfinite(depth).all() and depth.min() >= 0):
+        raise InputError(f"{path}: expected a thickness of 0 nm or more in every pixel; some are negative or NaN")
+    return depth if most is None else _middle(depth, most)
+
+
+def _size(z: Floats) -> str:
+    return f"{z.shape[1]} × {z.shape[0]} pixels"
+
+
+def _read_tiff(path: Path, *, sized: bool) -> tuple[Floats, float | None]:
+    """Return what the first page holds and, where it is wanted, its pixel size (m)."""
     import tifffile
 
+    sizes = None
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
             z = np.asarray(page.asarray(), dtype=np.float64)
-            pixel = _tiff_pixel(page, file)
-    except (tifffile.TiffFileError, ValueError, OSError, IndexError, TypeError) as error:
+            if sized:
+                sizes = _tiff_pixel(page, file)
+    except QuantityError as error:
+        raise InputError(f"{path} does not say its pixel size in a way that can be read: {error.message}") from None
+    except ET.ParseError as error:
+        raise InputError(
+            f"{path}: its OME metadata cannot be read ({error}); give a pixel size, such as 20 nm"
+        ) from None
+    except (tifffile.TiffFileError, ValueError, OSError, IndexError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read as TIFF: {error}") from None
     if z.ndim != 2:
         raise InputError(f"{path}: expected one height per pixel; got an image of shape {z.shape}")
-    return z, pixel
+    return z, None if sizes is None else _square(path, *sizes)
 
 
-def _tiff_pixel(page: Any, file: Any) -> float | None:
-    """Return the pixel size (m) from OME metadata or the resolution tags, or None."""
+def _square(path: Path, along: float, up: float) -> float:
+    """Return the edge of a pixel that is as wide as high."""
+    if abs(along - up) > 0.01 * along:
+        raise InputError(f"{path}: expected square pixels; got {along * 1e9:g} nm by {up * 1e9:g} nm")
+    return along
+
+
+def _tiff_pixel(page: Any, file: Any) -> tuple[float, float] | None:
+    """Return a pixel's width and height (m) from OME metadata, ImageJ's unit or the resolution tags, or None."""
     if file.is_ome and file.ome_metadata:
-        import xml.etree.ElementTree as ET
-
         for pixels in ET.fromstring(file.ome_metadata).iter():  # noqa: S314  a local file of the user's
             if pixels.tag.endswith("Pixels") and "PhysicalSizeX" in pixels.attrib:
-                unit = pixels.attrib.get("PhysicalSizeXUnit", "µm")
-                return si(parse_quantity(f"{pixels.attrib['PhysicalSizeX']} {unit}", "meter"))
-    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    length = {_INCH: 0.0254, _CENTIMETRE: 0.01}.get(int(unit.value)) if unit is not None else None
-    if length is None or resolution is None or resolution.value[0] == 0:
+                return _ome_size(pixels.attrib, "X"), _ome_size(
+                    pixels.attrib, "Y" if "PhysicalSizeY" in pixels.attrib else "X"
+                )
+    along, up = _resolution(page, "XResolution"), _resolution(page, "YResolution")
+    if along is None:
         return None
-    per = resolution.value[0] / resolution.value[1]
+    up = along if up is None else up
+    if file.is_imagej:
+        name = str((file.imagej_metadata or {}).get("unit", ""))
+        length = _IMAGEJ_UNITS.get(name.replace("\\u00B5", "µ").replace("\\u00b5", "µ"))
+        if length is not None:
+            return length / along, length / up
+    unit = page.tags.get("ResolutionUnit")
+    length = {_INCH: 0.0254, _CENTIMETRE: 0.01}.get(int(unit.value)) if unit is not None else None
     # 72, 96 or 300 dots per inch are what programs write that know nothing.
-    return None if per * 0.0254 / length < 1e4 else length / per
+    return None if length is None or along * 0.0254 / length < 1e4 else (length / along, length / up)
+
+
+def _ome_size(said: dict[str, str], axis: str) -> float:
+    unit = said.get(f"PhysicalSize{axis}Unit", "µm")
+    return si(parse_quantity(f"{said[f'PhysicalSize{axis}']} {unit}", "meter"))
+
+
+def _resolution(page: Any, name: str) -> float | None:
+    """Return pixels per unit, or None where a tag is missing or says nothing."""
+    tag = page.tags.get(name)
+    if tag is None or not (tag.value[0] > 0 and tag.value[1] > 0):
+        return None
+    return float(tag.value[0] / tag.value[1])
 
 
 def _read_topography(path: Path) -> tuple[Floats, float | None]:
@@ -138,6 +225,4 @@ def _read_topography(path: Path) -> tuple[Floats, float | None]:
     # There the first index runs along x and the second up along y; here rows run down.
     z = np.ascontiguousarray(heights.T[::-1]) * scale
     along, up = float(sizes[0]) / heights.shape[0] * scale, float(sizes[1]) / heights.shape[1] * scale
-    if abs(along - up) > 0.01 * along:
-        raise InputError(f"{path}: expected square pixels; got {along * 1e9:g} nm by {up * 1e9:g} nm")
-    return z, along
+    return z, _square(path, along, up)

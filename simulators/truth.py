@@ -11,6 +11,9 @@ import hashlib
 import json
 import math
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -27,6 +30,18 @@ from simulators.scattering import PHYSICS_VERSION, Progress
 from simulators.scene import Beam, Stage, Surface
 
 FORMAT = 1
+DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged archive of arrays may raise."""
 ENVIRONMENT = "RILIEVO_TRUTH"
 
 
@@ -122,7 +137,7 @@ class TruthCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         run, part = exposure.start(), path.with_suffix(".part.npz")
         if part.exists():
-            run.restore(_load(part))
+            _restore(run, part)
         step = max(1, self.portion // exposure.surface.height.z.size)
         while run.electrons < exposure.electrons:
             now = min(step, exposure.electrons - run.electrons)
@@ -133,6 +148,17 @@ class TruthCache:
         write_tally(path, tally)
         part.unlink(missing_ok=True)
         return tally
+
+
+def _restore(run: FrameRun, part: Path) -> None:
+    """Take up an unfinished frame; an error names its file."""
+    try:
+        run.restore(_load(part))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{part} is not an unfinished frame ({error}); remove it") from None
+    except InputError as error:
+        told = error.message if str(part) in error.message else f"{part}: {error.message}; remove the file"
+        raise InputError(told) from None
 
 
 def _within(progress: Progress | None, before: int, now: int, total: int) -> Callable[[float], None] | None:
@@ -152,11 +178,14 @@ def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         found = int(arrays.pop("format")), str(arrays.pop("physics"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path} is not a Monte Carlo frame that can be read ({error}); remove it") from None
+    except DAMAGE as error:
+        raise InputError(
+            f"{path} is not a Monte Carlo frame that can be read ({error or type(error).__name__}); remove it, "
+            "and it will be computed again"
+        ) from None
     if found != (FORMAT, PHYSICS_VERSION):
         raise InputError(
             f"{path} was made by format {found[0]} and physics version {found[1]}; this program has format {FORMAT} "

@@ -7,7 +7,7 @@ import pytest
 
 from drivers.errors import InputError
 from drivers.units import KEV
-from simulators.dataset import DatasetPlan, build_dataset
+from simulators.dataset import LARGEST_SEED, DatasetPlan, build_dataset
 from simulators.exits import ExitFile
 from simulators.materials import material
 from simulators.surfaces import FAMILIES, random_surface, relief
@@ -55,6 +55,11 @@ def test_an_interrupted_set_goes_on_and_is_the_same(tmp_path: Path) -> None:
         assert sum(chunk.counts.sum() for chunk in file.chunks()) > 0.1 * 144 * 20
 
 
+def test_the_largest_seed_draws_samples(tmp_path: Path) -> None:
+    plan = DatasetPlan(seed=LARGEST_SEED, pixels=4, electrons=2, energies=(5.0,), finest=0.1, coarsest=0.3)
+    assert build_dataset(tmp_path, plan, samples=1)["samples"] == 1
+
+
 def test_budgets(tmp_path: Path) -> None:
     assert build_dataset(tmp_path / "electrons", PLAN, electrons=3 * 144 * 20 + 5)["samples"] == 3
     # A sample that was begun is finished, and the time is over before the next.
@@ -87,6 +92,10 @@ def test_a_folder_belongs_to_one_plan(tmp_path: Path) -> None:
         ({"families": ("dunes",)}, "dunes"),
         ({"materials": ("Xx",)}, "Xx"),
         ({"layered": 2.0}, "0 to 1"),
+        ({"seed": -1}, "seed from 0"),
+        ({"seed": LARGEST_SEED + 1}, "seed from 0"),
+        ({"pixels": 10**6}, "up to 4096 pixels"),
+        ({"electrons": 10**9}, "up to 4096 pixels and 1000000 electrons"),
     ],
 )
 def test_impossible_plans_are_refused(options: dict[str, object], words: str) -> None:

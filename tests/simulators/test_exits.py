@@ -97,7 +97,25 @@ def test_what_is_no_exit_file_is_refused(surface: Surface, tmp_path: Path) -> No
         archive.writestr("header.json", json.dumps({"format": "rilievo exits", "version": 0}))
     with pytest.raises(InputError, match="version 0; expected"):
         ExitFile(tmp_path / "old")
+    for index, content in enumerate(("[1, 2]", "3", '"text"', '{"format": "rilievo exits", "version": 1}')):
+        with zipfile.ZipFile(tmp_path / f"header{index}", "w") as archive:
+            archive.writestr("header.json", content)
+        with pytest.raises(InputError, match="its header"):
+            ExitFile(tmp_path / f"header{index}")
     write_exits(tmp_path / "cut", surface, BEAM, 20, 4)
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:2000])
     with pytest.raises(InputError, match="not an exit file"):
         ExitFile(tmp_path / "cut")
+
+
+def test_damage_within_is_told(surface: Surface, tmp_path: Path) -> None:
+    path = tmp_path / "f.exits"
+    write_exits(path, surface, BEAM, 20, 4)
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("exits/00000000.npy")
+    content = bytearray(path.read_bytes())
+    start = member.header_offset + 60
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(bytes(content))
+    with ExitFile(path) as file, pytest.raises(InputError, match="cannot be read"):
+        list(file.chunks())

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from drivers.errors import InputError
-from simulators.heightfile import read_height
+from simulators.heightfile import read_height, read_thickness
 
 Z = np.random.default_rng(0).normal(size=(9, 7)).astype("float32") * 30
 
@@ -60,6 +60,65 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words) as error:
             read_height(tmp_path / name, size)
         assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("unit", ["um", "\\u00B5m", "micron", "microns"])
+def test_imagej_tells_the_unit(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / "height.tif"
+    tifffile.imwrite(path, Z, imagej=True, resolution=(20.0, 20.0), metadata={"unit": unit})
+    assert read_height(path).pixel_size == pytest.approx(50e-9)
+    tifffile.imwrite(path, Z, imagej=True, resolution=(20.0, 20.0), metadata={"unit": "pixel"})
+    with pytest.raises(InputError, match="give a pixel size"):
+        read_height(path)
+
+
+@pytest.mark.parametrize("letter", [b"\xb5", "µ".encode(), "\u03bc".encode()])
+def test_imagej_may_write_micro_as_it_is(tmp_path: Path, letter: bytes) -> None:
+    path = tmp_path / "height.tif"
+    told = b"ImageJ=1.54f\nunit=" + letter + b"m\n"
+    tifffile.imwrite(path, Z, description=told, metadata=None, resolution=(20.0, 20.0), resolutionunit="NONE")
+    assert read_height(path).pixel_size == pytest.approx(50e-9)
+
+
+def test_pixels_that_are_not_square_are_refused_unless_a_size_is_given(tmp_path: Path) -> None:
+    size = {"PhysicalSizeX": 25.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.05, "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(tmp_path / "ome.ome.tif", Z, metadata={"axes": "YX", **size})
+    tifffile.imwrite(tmp_path / "tags.tif", Z, resolution=(4e5, 2e5), resolutionunit="CENTIMETER")
+    tifffile.imwrite(tmp_path / "imagej.tif", Z, imagej=True, resolution=(40.0, 20.0), metadata={"unit": "um"})
+    for name in ("ome.ome.tif", "tags.tif", "imagej.tif"):
+        with pytest.raises(InputError, match="square pixels; got 25 nm by 50 nm"):
+            read_height(tmp_path / name)
+        assert read_height(tmp_path / name, 30e-9).pixel_size == 30e-9
+
+
+def test_broken_metadata_are_refused_unless_a_size_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "broken.tif"
+    tifffile.imwrite(path, Z, description="<OME><Image></OME>", metadata=None)
+    with pytest.raises(InputError, match="OME metadata cannot be read"):
+        read_height(path)
+    assert read_height(path, 30e-9).pixel_size == 30e-9
+    bad = '<OME><Image><Pixels PhysicalSizeX="3" PhysicalSizeXUnit="pixel"/></Image></OME>'
+    tifffile.imwrite(path, Z, description=bad, metadata=None)
+    with pytest.raises(InputError, match="does not say its pixel size"):
+        read_height(path)
+
+
+def test_the_thickness_of_a_layer(tmp_path: Path) -> None:
+    height, path = tmp_path / "height.tif", tmp_path / "oxide.tif"
+    tifffile.imwrite(height, Z)
+    tifffile.imwrite(path, np.abs(Z))
+    np.testing.assert_allclose(read_thickness(path, height), np.abs(Z.astype(float)) * 1e-9)
+    np.testing.assert_allclose(read_thickness(path, height, 4), np.abs(Z[2:6, 1:5].astype(float)) * 1e-9)
+    tifffile.imwrite(path, Z)
+    with pytest.raises(InputError, match="0 nm or more"):
+        read_thickness(path, height)
+    tifffile.imwrite(path, np.abs(Z[1:]))
+    with pytest.raises(InputError, match=r"expected 7 × 9 pixels.*got 7 × 8 pixels"):
+        read_thickness(path, height)
+    for name, words in (("none.tif", "no map of thickness"), ("oxide.csv", "as TIFF")):
+        (tmp_path / "oxide.csv").write_text("1")
+        with pytest.raises(InputError, match=words):
+            read_thickness(tmp_path / name, height)
 
 
 def test_a_real_afm_map() -> None:

@@ -12,6 +12,7 @@ from drivers.sample import HeightMap
 from drivers.units import KEV
 from simulators.materials import material
 from simulators.scanning import tally_frame
+from simulators.scattering import PHYSICS_VERSION
 from simulators.scene import Beam, Stage, Surface
 from simulators.truth import Exposure, TruthCache, default_folder, read_tally, standard_error
 
@@ -77,6 +78,42 @@ def test_files_of_another_version_are_refused(
     path.write_bytes(b"damaged")
     with pytest.raises(InputError, match="remove it"):
         read_tally(path)
+
+
+def test_damaged_files_name_themselves_and_the_remedy(exposure: Exposure, tmp_path: Path) -> None:
+    cache = TruthCache(tmp_path)
+    cache.frame(exposure)
+    path = cache.path(exposure)
+    whole = path.read_bytes()
+    damaged = [whole[: len(whole) * part // 8] for part in range(8)]
+    for place in range(10, len(whole), 97):
+        changed = bytearray(whole)
+        changed[place] ^= 0x55
+        damaged.append(bytes(changed))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read_tally(path)  # a byte that means nothing may have changed
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error)
+            assert "remove" in str(error)
+    assert refused > 0.8 * len(damaged)
+
+
+def test_an_unfinished_frame_that_does_not_fit_names_itself(exposure: Exposure, tmp_path: Path) -> None:
+    cache = TruthCache(tmp_path)
+    part = cache.path(exposure).with_suffix(".part.npz")
+    for content in (b"", b"damaged", b"PK\x03\x04" + bytes(100)):
+        part.write_bytes(content)
+        with pytest.raises(InputError, match="remove") as error:
+            cache.frame(exposure)
+        assert str(part) in str(error.value)
+    np.savez(part, format=np.array(1), physics=np.array(PHYSICS_VERSION), states=np.zeros(3))
+    with pytest.raises(InputError, match="remove") as error:
+        cache.frame(exposure)
+    assert str(part) in str(error.value)
 
 
 def test_the_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
