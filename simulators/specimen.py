@@ -112,7 +112,7 @@ class Truth:
     oxide_volume : float, m
         Volume of Cu2O per area (m³/m²), buried oxide included.
     roughness : float, m
-        Root mean square deviation of the height (Sq) in the field.
+        Root mean square height (Sq) above the field's least-squares plane.
     """
 
     time: float
@@ -320,8 +320,20 @@ class Specimen:
             nuclei=_count_inside(oxides[-1], grid) if oxides else 0,
             metal_nuclei=_count_inside(metal, grid) if metal else 0,
             oxide_volume=float(column.oxide.mean(dtype=np.float64) + column.buried.mean(dtype=np.float64)),
-            roughness=float(height.std(dtype=np.float64)),
+            roughness=_roughness(height),
         )
+
+
+def _roughness(height: NDArray[np.floating]) -> float:
+    """Return the root mean square height (m) above the field's least-squares plane (ISO 25178, Sq)."""
+    rest = np.asarray(height, dtype=np.float64) - height.mean(dtype=np.float64)
+    # On a full grid the two directions are orthogonal, so that each slope is a projection of its own.
+    for axis in (0, 1):
+        ramp = np.arange(rest.shape[axis]) - (rest.shape[axis] - 1) / 2
+        ramp = ramp[:, None] if axis == 0 else ramp[None, :]
+        weight = float((ramp**2).sum()) * rest.shape[1 - axis]
+        rest = rest - ramp * (float((rest * ramp).sum()) / max(weight, 1e-300))
+    return float(np.sqrt((rest**2).mean()))
 
 
 def _count_inside(nuclei: Nuclei, grid: Grid) -> int:
