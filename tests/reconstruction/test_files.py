@@ -1,7 +1,9 @@
 """From files to files, on real images where there are any and on closed-form ones."""
 
+import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import tifffile
 from drivers.errors import ImageError, InputError, StoreError
 from drivers.geometry import annular
 from drivers.sample import HeightMap
+from drivers.units import KEV
 from reconstruction.azimuths import estimate_azimuths
+from reconstruction.emission import threshold_note
 from reconstruction.files import reconstruct_files, refuse_target, write_results
 from reconstruction.heights_file import read_heights, write_heights
 
@@ -103,6 +107,17 @@ def test_a_given_detector_is_taken_as_it_is(paths):
     assert not any("ESTIMATED from" in sentence for sentence in result.assumptions)
     assert result.provenance.given["pixel_size"] == "20 nm"
     assert result.provenance.assumed["beam_energy"] == "10 keV"
+
+
+def test_a_high_threshold_of_the_diode_is_said(paths):
+    high = dataclasses.replace(SEGMENTS, threshold=3 * KEV)
+    for energy, said in ((5 * KEV, "60% OF THE BEAM ENERGY.* about 0.84 of"), (20 * KEV, None)):
+        result = reconstruct_files(paths, detector=high, pixel_size=20e-9, beam_energy=energy, material="Cu")
+        found = [sentence for sentence in result.assumptions if "THRESHOLD" in sentence]
+        assert len(found) == (said is not None)
+        assert said is None or re.search(said, found[0])
+    assert "less than 0.68" in threshold_note(0.9, 1.0)
+    assert "no backscattered electron" in threshold_note(1.0, 1.0)
 
 
 def test_estimated_and_given_azimuths_agree(paths):
