@@ -97,7 +97,7 @@ class GasWatch:
             if isinstance(moment.action, SetGas):
                 for message in self._let_in(moment.action.flows):
                     yield moment.action, message
-            if self.purging:
+            elif self.purging:  # the time in which flows settle purges too, but not for certain
                 self.purged += moment.duration
                 if self.purged >= self._least() - 1e-9:
                     self.left.clear()

@@ -13,7 +13,7 @@ from acquisition.steps import RampText, Step
 from drivers.contract import Instrument, Parameter
 from drivers.document import Address
 from drivers.errors import InputError, LimitError
-from drivers.units import Q, format_quantity, quantity, si
+from drivers.units import Q, format_quantity, quantity, si, unit_text
 
 Finding: TypeAlias = tuple[Address, str]
 """Where something is wrong, and what."""
@@ -70,7 +70,8 @@ class SetpointLimits:
         yield from _beyond(heater.temperature, ramp.heater, (*at, "heater"))
         yield from _beyond(heater.rate, ramp.rate, (*at, "rate"))
         if highest is not None and si(ramp.heater) > si(highest) + 1e-9:
-            message = f"{format_quantity(ramp.heater)} is above the recipe's own limit of {format_quantity(highest)}"
+            limit = format_quantity(_in_unit(highest, ramp.heater))
+            message = f"{format_quantity(ramp.heater)} is above the recipe's own limit of {limit}"
             yield (*at, "heater"), f"{message} (limits.heater); lower the target, or raise the limit"
 
     def _flows(self, flows: Mapping[str, Q], at: Address, *, purge: bool = False) -> Iterator[Finding]:
@@ -108,18 +109,48 @@ def _beyond(parameter: Parameter, value: Q, at: Address) -> Iterator[Finding]:
     try:
         parameter.check(value)
     except LimitError as error:
-        yield at, f"{error.message} ({parameter.name}); write {_range(parameter)}"
+        limits = parameter.limits
+        number = float(value.to(parameter.unit).magnitude)
+        if not math.isfinite(number):
+            yield at, f"{error.message} ({parameter.name})"
+            return
+        word = "below the lower" if number < limits.low else "above the upper"
+        yield at, f"{_plain(value)} is {word} limit of {parameter.name}; write {_range(parameter, value)}"
     except InputError as error:
         yield at, f"{error.message} ({parameter.name})"
 
 
-def _range(parameter: Parameter) -> str:
+def _range(parameter: Parameter, value: Q) -> str:
+    """Return what may be written, in the unit of ``value`` where that is readable."""
+    limits = parameter.limits
     low, high = (
-        format_quantity(quantity(limit, parameter.unit)) for limit in (parameter.limits.low, parameter.limits.high)
+        _plain(_inside(_in_unit(quantity(limit, parameter.unit), value), sign))
+        for limit, sign in ((limits.low, 1), (limits.high, -1))
     )
-    if math.isinf(parameter.limits.low):
+    if math.isinf(limits.low):
         return f"{high} at most"
-    return f"{low} at least" if math.isinf(parameter.limits.high) else f"a value from {low} to {high}"
+    return f"{low} at least" if math.isinf(limits.high) else f"a value from {low} to {high}"
+
+
+def _in_unit(limit: Q, written: Q) -> Q:
+    """Return a limit in the unit that was written, or in its own where the number would be hard to read."""
+    converted = limit.to(written.units)
+    size = abs(float(converted.magnitude))
+    return converted if size == 0 or 1e-2 <= size < 1e5 or math.isinf(size) else limit
+
+
+def _inside(limit: Q, sign: int) -> Q:
+    """Return a limit with six significant digits, rounded inwards: up where ``sign`` is 1, down where it is −1."""
+    value = float(limit.magnitude)
+    short = float(f"{value:.6g}")
+    if math.isfinite(value) and (short - value) * sign < -1e-9 * abs(value):
+        short += sign * 10.0 ** (math.floor(math.log10(abs(value))) - 5)
+    return quantity(float(f"{short:.6g}"), unit_text(limit.units))
+
+
+def _plain(value: Q) -> str:
+    """Return a quantity; a difference of 1 °C is one of 1 K."""
+    return format_quantity(value).replace("delta_degC", "K")
 
 
 def _instead(name: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from acquisition.actions import Acquire, Action, BeginSeries, Configure, Dark, Hold, Imaging, Note, Ramp, Set, SetGas
@@ -13,6 +14,8 @@ from drivers.units import Q, format_quantity, si
 
 GLOW = 50.0
 """Change of the heater (K) after which dark frames are taken anew: a hot stage glows into the diode."""
+
+_NO_DARKS = "no dark frames before; each segment's offset has to be estimated from the image"
 
 
 class Entry(NamedTuple):
@@ -44,7 +47,7 @@ def label(action: Action) -> str:
         case SetGas():
             return mixture(action.flows)
         case Ramp():
-            return f"ramp to {format_quantity(action.target)} at {format_quantity(action.rate)}"
+            return f"ramp to {format_quantity(action.target)} at {rate_text(action.rate)}"
         case Hold():
             return f"hold for {format_quantity(action.duration)}"
         case Dark():
@@ -57,6 +60,16 @@ def label(action: Action) -> str:
             return f"set {action.parameter} to {format_quantity(action.value)}"
         case Note():
             return action.text
+
+
+def rate_text(rate: Q) -> str:
+    """Return a heating rate as people write it: a difference of 1 °C is one of 1 K.
+
+    >>> from drivers.units import parse_quantity
+    >>> rate_text(parse_quantity("10 degC/min", "kelvin/second"))
+    '10 K/min'
+    """
+    return format_quantity(rate).replace("delta_degC", "K")
 
 
 def mixture(flows: Mapping[str, Q]) -> str:
@@ -91,24 +104,49 @@ def _stops(moments: Iterable[Moment]) -> Iterator[str]:
             yield f"{name} may end early: when {stop.figure} is {stop.comparison} {format_quantity(stop.threshold)}"
 
 
+@dataclass
+class _Offsets:
+    """What the last dark frames measured, and what has changed since."""
+
+    temperature: float
+    dwell_time: float | None
+    moved: str = ""
+
+    def stale(self, moment: Moment) -> str | None:
+        """Return why they do not hold for the frames of a moment; None where they do."""
+        if self.moved:
+            return f"{self.moved} was set since the last dark frames, whose offsets hold no longer"
+        dwell_time = _dwell_time(moment)
+        if dwell_time is not None and self.dwell_time is not None and dwell_time != self.dwell_time:
+            before, now = (f"{seconds * 1e6:g} us" for seconds in (self.dwell_time, dwell_time))
+            return f"the last dark frames had a dwell time of {before}, the frames have {now}; offsets depend on it"
+        if abs(moment.temperature - self.temperature) > GLOW:
+            return (
+                f"the last dark frames were taken at {self.temperature:.0f} K, the frames are at "
+                f"{moment.temperature:.0f} K; a hot stage glows"
+            )
+        return None
+
+
 def _darks(moments: Iterable[Moment]) -> Iterator[str]:
-    """Yield where frames are taken with offsets that nothing measured, or that glow has changed since."""
-    measured: float | None = None
-    told = False
+    """Yield where frames are taken with offsets that nothing measured, or that hold no longer."""
+    measured: _Offsets | None = None
+    told: str | None = None
     for moment in moments:
-        if isinstance(moment.action, Dark):
-            measured, told = moment.temperature, False
-        elif isinstance(moment.action, Acquire | BeginSeries) and not told:
-            where = moment.action.address
-            if measured is None:
-                told = True
-                yield f"{where}: no dark frames before; each segment's offset has to be estimated from the image"
-            elif abs(moment.temperature - measured) > GLOW:
-                told = True
-                yield (
-                    f"{where}: the last dark frames were taken at {measured:.0f} K, the frames are at "
-                    f"{moment.temperature:.0f} K; a hot stage glows, so take dark frames anew"
-                )
+        action = moment.action
+        if isinstance(action, Dark):
+            measured, told = _Offsets(moment.temperature, _dwell_time(moment)), None
+        elif isinstance(action, Set) and measured is not None and action.parameter.startswith("detector."):
+            measured.moved = action.parameter
+        elif isinstance(action, Acquire | BeginSeries):
+            reason = _NO_DARKS if measured is None else measured.stale(moment)
+            if reason is not None and reason != told:
+                yield f"{action.address}: {reason}" + ("" if measured is None else ", so take dark frames anew")
+            told = reason if reason is not None else told
+
+
+def _dwell_time(moment: Moment) -> float | None:
+    return None if moment.imaging is None else si(moment.imaging.dwell_time)
 
 
 def _end(run: DryRun) -> Iterator[str]:

@@ -32,7 +32,7 @@ class Timing:
     start_temperature : float, K
         Of the heater, when the run begins.
     gas_settling : float, s
-        Until the flows stand.
+        Until the flows stand; what closes has closed before anything opens.
     heater_lag : float, s
         Time constant with which the readback follows the controller's working setpoint.
     """
@@ -61,6 +61,13 @@ class Timing:
     def frame(self, imaging: Imaging) -> float:
         """Return how long a frame takes, s."""
         return self.scan.seconds(imaging.scan())
+
+    def gas(self, before: Mapping[str, Q], after: Mapping[str, Q]) -> float:
+        """Return how long it takes to go from one mixture to another, s: once to close, and once to open or change."""
+        old, new = ({name: si(flow) for name, flow in flows.items() if si(flow) > 0} for flows in (before, after))
+        closing = bool(old.keys() - new.keys())
+        opening = any(old.get(name) != flow for name, flow in new.items())
+        return self.gas_settling * (closing + opening)
 
     def ramp(self, start: float, ramp: Ramp) -> float:
         """Return how long a ramp from ``start`` (K) takes, s.
@@ -127,7 +134,7 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
                 imaging = action.imaging
                 frame = timing.frame(imaging)
             case SetGas():
-                duration = timing.gas_settling if action.flows != flows else 0.0
+                duration = timing.gas(flows, action.flows)
                 flows = action.flows
             case Ramp():
                 duration = timing.ramp(temperature, action)

@@ -99,13 +99,13 @@ BEYOND = {
     "too hot": (
         "  - ramp: {heater: 1500 K, rate: 20 K/min}",
         "4:20: steps[0].ramp.heater",
-        "1500 K is above the upper limit of 1273 K (heater.temperature)",
+        "1500 K is above the upper limit of heater.temperature",
         "write a value from 273 K to 1273 K",
     ),
     "too fast": (
         "  - ramp: {heater: 500 K, rate: 200 K/min}",
         "4:33: steps[0].ramp.rate",
-        "200 K/min is above the upper limit of 100 K/min (heater.rate)",
+        "200 K/min is above the upper limit of heater.rate",
         "write a value from 0.1 K/min to 100 K/min",
     ),
     "too long": (
@@ -135,8 +135,8 @@ BEYOND = {
     "too much gas": (
         "  - gas: {O2: 0.1 slm}",
         "4:15: steps[0].gas.O2",
-        "0.1 slm is above the upper limit of 0.02 slm (gas.O2.flow)",
-        "write a value from 0 sccm to 20 sccm",
+        "0.1 slm is above the upper limit of gas.O2.flow",
+        "write a value from 0 slm to 0.02 slm",
     ),
     "purge with oxygen": (
         "  - purge: {O2: 5 sccm, for: 5 min}",
@@ -165,8 +165,26 @@ BEYOND = {
     "parameter beyond": (
         "  - set: {stage.tilt: 50 deg}",
         "4:23: steps[0].set.stage.tilt",
-        "50 deg is above the upper limit of 10 deg (stage.tilt)",
+        "50 deg is above the upper limit of stage.tilt",
         "write a value from -10 deg to 10 deg",
+    ),
+    "a length on another scale": (
+        "  - set: {column.focus: 8 nm}",
+        "4:25: steps[0].set.column.focus",
+        "8 nm is below the lower limit of column.focus",
+        "write a value from 4 mm to 20 mm",
+    ),
+    "degrees Celsius": (
+        "  - ramp: {heater: 1100 degC, rate: 10 degC/min}",
+        "4:20: steps[0].ramp.heater",
+        "1100 degC is above the upper limit of heater.temperature",
+        "write a value from -0.15 degC to 999.85 degC",
+    ),
+    "a rate in degrees Celsius": (
+        "  - ramp: {heater: 500 degC, rate: 200 degC/min}",
+        "4:36: steps[0].ramp.rate",
+        "200 K/min is above the upper limit of heater.rate",
+        "write a value from 0.1 K/min to 100 K/min",
     ),
     "past the ramp": (
         "  - set: {heater.temperature: 500 K}",
@@ -183,7 +201,7 @@ BEYOND = {
     "beam energy of a step": (
         "  - {imaging: {beam_energy: 50 keV}, frame: true}",
         "4:29: steps[0].imaging.beam_energy",
-        "50 keV is above the upper limit of 30 keV (column.beam_energy)",
+        "50 keV is above the upper limit of column.beam_energy",
         "write a value from 0.5 keV to 30 keV",
     ),
 }
@@ -284,6 +302,14 @@ NOTES = {
             "  - ramp: {heater: 300 K, rate: 1 K/s}\n"
         ),
         "steps[2].frame: the last dark frames were taken at 298 K, the frames are at 800 K",
+    ),
+    "contrast": (
+        "  - dark: 2\n  - set: {detector.A.contrast: 60 percent}\n  - frames: 3\n",
+        "steps[2].frames[0]: detector.A.contrast was set since the last dark frames",
+    ),
+    "dwell time": (
+        "  - dark: 2\n  - imaging: {dwell_time: 20 us}\n    frame: true\n",
+        "steps[1].frame: the last dark frames had a dwell time of 10 us, the frames have 20 us",
     ),
     "stop": (
         "  - dark: 2\n  - series: {every: 30 s, count: 9, stop_when: {coverage: below 0.1}}\n    name: reduction\n",

@@ -81,7 +81,7 @@ def test_a_purge_that_is_too_short_says_so(paper_instrument: Instrument) -> None
     )
     # 10 L at 0.542 L/s: 18.5 s · ln 25 = 59.4 s until 4 % are left.
     assert "60 s at least" in message
-    assert "the purge before it lasts 12 s" in message
+    assert "the purge before it lasts 10 s" in message
 
 
 def test_a_repeat_meets_itself_and_says_it_once(paper_instrument: Instrument) -> None:

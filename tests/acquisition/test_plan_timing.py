@@ -100,3 +100,10 @@ def test_timing_is_taken_from_the_instrument(make_paper_instrument: Callable[...
     assert Timing.of(make_paper_instrument({})).heater_lag == 20.0
     with pytest.raises(InputError, match="expected a time"):
         Timing.of(make_paper_instrument({"heater": {"time_constant": "45 K"}}))
+
+
+def test_what_closes_has_closed_before_anything_opens() -> None:
+    steps = ["{H2: 10 sccm}", "{N2: 20 sccm}", "{N2: 30 sccm}", "{N2: 30 sccm, O2: 0 sccm}", "{N2: 0 sccm}", "{}"]
+    found = moments("".join(f"  - gas: {mixture}\n" for mixture in steps))
+    gases = [moment for moment in found if moment.action.kind == "gas"]
+    assert [moment.duration for moment in gases] == [3.0, 6.0, 3.0, 0.0, 3.0, 0.0]
