@@ -54,12 +54,16 @@ def reconstruct(
         "probe_current": _si("--probe-current", probe_current, "A"),
         "dwell_time": _si("--dwell-time", dwell_time, "s"),
     }
+    from reconstruction.files import refuse_target
+
+    target = output or Path("heights.tif")
+    refuse_target(target, files)
     if len(files) == 1:
         _refuse(options, "a frame of a run carries its own settings; otherwise give one image per segment")
         result = _one_frame(files[0], material)
     else:
         result = _segments(files, detector, material, given)
-    _write(result, output or Path("heights.tif"), as_json)
+    _write(result, target, as_json)
 
 
 def _refuse(options: dict[str, Any], because: str) -> None:
