@@ -13,27 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from acquisition.log import Log
+from acquisition.log import FigureLike, Log
 from acquisition.store import Store
 from drivers.clock import Clock
 from drivers.errors import StoreError
 from drivers.frame import Frame
-
-
-class Figure(Protocol):
-    """A number that was estimated, with its standard uncertainty, in a canonical unit."""
-
-    @property
-    def value(self) -> float:
-        """The estimate."""
-
-    @property
-    def sigma(self) -> float | None:
-        """Its standard uncertainty, or None where it is not known."""
-
-    @property
-    def unit(self) -> str:
-        """Canonical unit of both."""
 
 
 class LiveResult(Protocol):
@@ -48,7 +32,7 @@ class LiveResult(Protocol):
         """Where the heights are."""
 
     @property
-    def figures(self) -> Mapping[str, Figure]:
+    def figures(self) -> Mapping[str, FigureLike]:
         """Coverage, roughness and so on, by name."""
 
     @property
@@ -67,7 +51,7 @@ class Lost:
     frame_id: int
     error: str
     path: Path | None = None
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, FigureLike] = field(default_factory=dict)
     seconds: float = 0.0
 
 
