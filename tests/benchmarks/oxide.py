@@ -4,7 +4,7 @@ python tests/benchmarks/oxide.py             plays the copper redox night four t
 python tests/benchmarks/oxide.py DIR …       measures nights that lie there already, with the program as it is now
 
 The frames are reconstructed again, one after the other, as it happens live. The truth of the coverage is the share of
-the field whose top 10 nm are mostly Cu2O; that of the roughness holds the field's mean tilt, which no frame can tell.
+the field whose top 10 nm are mostly Cu2O; that of the roughness is Sq above the field's least-squares plane.
 """
 
 from __future__ import annotations
