@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from acquisition.actions import Acquire, Action, BeginSeries, Dark, Imaging, Ramp, SetGas
+from acquisition.actions import Acquire, Action, BeginSeries, Dark, Imaging, Ramp, Set, SetGas
 from acquisition.chamber import Chamber
 from acquisition.gas_rules import GasRules, GasWatch
 from acquisition.imaging import LimitsText
@@ -16,6 +16,9 @@ from drivers.units import format_quantity, quantity, si
 
 HEADER_BYTES = 16_384
 """What a frame's file holds beside its counts."""
+
+_AXES = ("stage.x", "stage.y", "column.beam_shift_x", "column.beam_shift_y")
+"""Parameters that choose what the field of view shows."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,29 @@ class DryRun:
         """Frames with the beam blanked."""
         return sum(darks for _, _, darks in self.taken)
 
-    @property
+    @cached_property
     def dose(self) -> float:
-        """Charge per area where all fields of view overlap, C/m²."""
-        return sum(frames * imaging.dose_per_frame() for imaging, frames, _ in self.taken)
+        """Charge per area where it is highest, C/m².
+
+        Frames between which a ``set`` moved the stage or the beam by a field of view or more show different places. An
+        axis that was not set yet may stand anywhere.
+        """
+        place: dict[str, float] = {}
+        brought: dict[tuple[tuple[str, float], ...], float] = {}
+        widest = 0.0
+        for moment in self.moments:
+            action, imaging = moment.action, moment.imaging
+            if isinstance(action, Set) and action.parameter in _AXES:
+                place[action.parameter] = si(action.value)
+            elif isinstance(action, Acquire | BeginSeries) and imaging is not None:
+                frames = action.count if isinstance(action, BeginSeries) else 1
+                key = tuple(sorted(place.items()))
+                brought[key] = brought.get(key, 0.0) + frames * imaging.dose_per_frame()
+                widest = max(widest, si(imaging.field_of_view))
+        places = [(dict(key), dose) for key, dose in brought.items()]
+        return max(
+            (sum(dose for other, dose in places if _overlap(one, other, widest)) for one, _ in places), default=0.0
+        )
 
     @property
     def disk_bytes(self) -> int:
@@ -149,9 +171,15 @@ class DryRun:
         if limit is not None and self.dose > si(limit) * (1 + 1e-9):
             brought = format_quantity(quantity(self.dose, "C/m**2").to(limit.units), 4)
             yield (
-                f"{self.frames} frames bring {brought}, above the recipe's own limit of {format_quantity(limit)}; take "
-                "fewer frames, a larger field of view, a smaller current or a shorter dwell time, or raise the limit"
+                f"{self.frames} frames bring up to {brought}, above the recipe's own limit of "
+                f"{format_quantity(limit)}; take fewer frames, a larger field of view, a smaller current or a shorter "
+                "dwell time, or raise the limit"
             )
+
+
+def _overlap(one: Mapping[str, float], other: Mapping[str, float], width: float) -> bool:
+    """Return whether fields of a width (m) overlap, or may, at two places; each axis by itself, m."""
+    return all(abs(value - other.get(axis, value)) < width * (1 - 1e-9) for axis, value in one.items())
 
 
 def _too_long(ramp: Ramp, duration: float) -> str | None:

@@ -40,7 +40,7 @@ class Plan:
         With overheads; the longest, where a condition may end a series early.
     actions, frames, darks : int
     dose : float, C/m²
-        Where all fields of view overlap, over the whole run.
+        Where it is highest, over the whole run.
     disk_bytes : int
     maximum_temperature : float, K
     maximum_pressure : float or None, Pa

@@ -31,7 +31,6 @@ from drivers.errors import DocumentError, InputError, Problem
 
 READY_MADE = Path(__file__).with_name("recipes")
 """Folder of the recipes that come with the program."""
-"""Levels of lists and mappings within each other."""
 
 
 class Recipe(Written):

@@ -222,7 +222,7 @@ def test_imaging_beyond_the_column(paper_instrument: Instrument) -> None:
 LIMITS = {
     "heater": ("{heater: 700 degC}", "steps[0].ramp.heater", "800 degC is above the recipe's own limit of 700 degC"),
     "pressure": ("{pressure: 30 Pa}", "steps[1].gas", "the pressure would be 34 Pa"),
-    "dose": ("{dose: 200 C/m**2}", "limits.dose", "9 frames bring 225 C/m**2"),
+    "dose": ("{dose: 200 C/m**2}", "limits.dose", "9 frames bring up to 225 C/m**2"),
 }
 
 
@@ -292,6 +292,32 @@ def test_files_that_are_no_recipe_at_all(paper_instrument: Instrument, tmp_path:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"night\.yaml"):
         check_file(path, paper_instrument)
+
+
+@pytest.mark.parametrize(
+    ("steps", "most"),
+    [
+        (("set: {stage.x: 0 mm}", "frames: 3", "set: {stage.x: 1 mm}", "frames: 2"), 3),
+        (("set: {stage.x: 0 mm}", "frames: 3", "set: {stage.x: 4 um}", "frames: 2"), 5),
+        (
+            (
+                "set: {stage.x: 0 mm}",
+                "frames: 3",
+                "set: {stage.x: 1 mm}",
+                "frames: 2",
+                "set: {stage.x: 0 um}",
+                "frame: true",
+            ),
+            4,
+        ),
+        (("set: {column.beam_shift_y: 0 um}", "frames: 3", "set: {column.beam_shift_y: 12 um}", "frames: 4"), 4),
+        (("frames: 3", "set: {stage.x: 1 mm}", "frames: 2"), 5),
+        (("frames: 3", "set: {column.focus: 9 mm}", "frames: 2"), 5),
+    ],
+)
+def test_the_dose_is_that_of_one_place(paper_instrument: Instrument, steps: tuple[str, ...], most: int) -> None:
+    found = plan("".join(f"  - {step}\n" for step in steps), paper_instrument)
+    assert found.dose == pytest.approx(most * PIXEL_DOSE)
 
 
 NOTES = {
