@@ -171,7 +171,7 @@ def check_file(path: Path, instrument: Instrument) -> tuple[LoadedRecipe, Plan]:
 
 def _limits_of_readable_parts(path: Path, instrument: Instrument) -> Iterator[Problem]:
     try:
-        source = document.read(path)
+        source = document.read(path, lenient=True)
     except DocumentError:
         return
     written = source.data if isinstance(source.data, dict) else {}

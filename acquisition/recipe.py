@@ -89,7 +89,7 @@ def load_recipe(path: Path) -> LoadedRecipe:
     DocumentError
         With all problems of the recipe, in the order of the text.
     """
-    return _understood(document.read(path))
+    return _understood(document.read(path, lenient=True))
 
 
 def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
@@ -100,7 +100,7 @@ def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
     DocumentError
         With all problems of the recipe, in the order of the text.
     """
-    return _understood(document.parse(text, name))
+    return _understood(document.parse(text, name, lenient=True))
 
 
 def _understood(source: Document) -> LoadedRecipe:

@@ -67,6 +67,8 @@ class Document:
         As it was read.
     values, keys : dict of address to (line, column)
         Where each value, and each key, begins; counted from 1.
+    problems : list of Problem
+        Keys that stand twice and scalars that YAML 1.1 would change.
     """
 
     name: str
@@ -88,10 +90,16 @@ class Document:
 
     def collect(self, model: type[Model], at: Address = ()) -> tuple[Model | None, list[Problem]]:
         """Validate the part of the document at ``at``; return the model, or None and the problems."""
+        inside = format_address(at)
+        problems = [problem for problem in self.problems if _within(problem.address, inside)]
         try:
-            return model.model_validate(self.get(at)), []
+            valid = model.model_validate(self.get(at))
         except ValidationError as error:
-            return None, [self._explain(details, at, model) for details in error.errors(include_url=False)]
+            found = [self._explain(details, at, model) for details in error.errors(include_url=False)]
+            # What is ambiguous as it stands need not also be told to be wrong.
+            known = {problem.address for problem in problems}
+            return None, problems + [problem for problem in found if problem.address not in known]
+        return (None, problems) if problems else (valid, [])
 
     def validate(self, model: type[Model], at: Address = ()) -> Model:
         """Return the part of the document at ``at`` as a model.
@@ -118,13 +126,17 @@ class Document:
         kind, shown = details["type"], _shown(details["input"])
         if kind == "extra_forbidden":
             key = str(details["loc"][-1])
-            return self.problem(f"{key!r} is not a key here{_suggest(key, model)}", address, at_key=True)
+            return self.problem(
+                f"{key!r} is not a key here{_suggest(key, model, details['loc'][:-1])}", address, at_key=True
+            )
         if kind == "missing":
             return self.problem(f"the key {missing!r} is missing", address)
         if kind in ("quantity", "rilievo"):
             return self.problem(details["msg"], address)
         if kind.startswith(("model_type", "dict_type", "model_attributes")):
             return self.problem(f"expected keys with values; got {shown}", address)
+        if kind in ("list_type", "tuple_type"):
+            return self.problem(f"expected a list; begin each entry with '- '; got {shown}", address)
         message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         expected = message if message != details["msg"] and details["type"] != "value_error" else None
         return self.problem(f"expected {expected}; got {shown}" if expected else message, address)
@@ -147,13 +159,25 @@ class Document:
         return address, missing
 
 
-def parse(text: str, name: str = "document") -> Document:
+def _within(address: str, outer: str) -> bool:
+    """Return whether an address lies in another one, which is empty for the whole document."""
+    return not outer or address == outer or address.startswith((f"{outer}.", f"{outer}["))
+
+
+def parse(text: str, name: str = "document", *, lenient: bool = False) -> Document:
     """Read YAML text.
+
+    Parameters
+    ----------
+    text, name : str
+    lenient : bool
+        Leave keys that stand twice and scalars that YAML 1.1 would change to :meth:`Document.validate`, which tells
+        them with everything else; otherwise they are raised here.
 
     Raises
     ------
     DocumentError
-        For text that is not YAML, keys that stand twice and scalars that YAML 1.1 would change.
+        For text that is not YAML, refers to itself, or has such keys and scalars.
     """
     document = Document(name, text=text)
     _refuse_depths(text, name)
@@ -163,19 +187,23 @@ def parse(text: str, name: str = "document") -> Document:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         reason = " ".join(part for part in (error.context, error.problem) if part)
+        rows = text.splitlines()
+        if mark and mark.line < len(rows) and "\t" in rows[mark.line][: mark.column + 1]:
+            reason = "a tab; indent with spaces"
         raise DocumentError([Problem(f"not valid YAML: {reason}", "", name, line, column)]) from None
     except yaml.YAMLError as error:
         raise DocumentError([Problem(f"not valid YAML: {str(error).splitlines()[0]}", "", name)]) from None
     if node is None:
         raise DocumentError([Problem("the document is empty", "", name, 1, 1)])
-    document.data = _Builder(document).build(node, ())
-    if document.problems:
+    builder = _Builder(document)
+    document.data = builder.build(node, ())
+    if document.problems and (builder.endless or not lenient):
         raise DocumentError(document.problems)
     return document
 
 
-def read(path: Path) -> Document:
-    """Read a YAML file.
+def read(path: Path, *, lenient: bool = False) -> Document:
+    """Read a YAML file; ``lenient`` as :func:`parse` has it.
 
     Raises
     ------
@@ -202,7 +230,7 @@ def read(path: Path) -> Document:
         raise InputError(f"is not text in UTF-8 (byte {error.start}); name a YAML file", name) from None
     if "\x00" in text:
         raise InputError("is a binary file; name a YAML file", name)
-    return parse(text, name)
+    return parse(text, name, lenient=lenient)
 
 
 def _refuse_depths(text: str, name: str) -> None:
@@ -227,12 +255,14 @@ class _Builder:
         self.document = document
         self.open: set[int] = set()
         self.count = 0
+        self.endless = False
 
     def build(self, node: yaml.Node, address: Address) -> Any:
         mark = node.start_mark
         self.document.values[address] = (mark.line + 1, mark.column + 1)
         self.count += 1
         if id(node) in self.open or self.count > 100_000:
+            self.endless = True
             self._note("the document refers to itself, or is too large", address)
             return None
         if isinstance(node, yaml.ScalarNode):
@@ -297,13 +327,45 @@ class _Builder:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return f"the key{'s' if len(value) != 1 else ''} {_listed(value)}" if value else "no keys"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _suggest(key: str, model: type[BaseModel]) -> str:
-    close = difflib.get_close_matches(key, sorted(_field_names(model)), n=1)
+def _listed(names: Iterable[object]) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
+
+
+def _suggest(key: str, model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    here = _model_at(model, location)
+    own = [] if here is None else [info.alias or name for name, info in here.model_fields.items()]
+    close = difflib.get_close_matches(key, own, n=1) or difflib.get_close_matches(key, sorted(_field_names(model)), n=1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it, or see the schema for the keys"
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model at pydantic's location; None where it is not one alone, as in a union."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        found = next((info for name, info in model.model_fields.items() if part in (name, info.alias)), None)
+        inner = set() if found is None else _models_in(found.annotation)
+        if len(inner) != 1:
+            return None
+        (model,) = inner
+    return model
+
+
+def _models_in(kind: Any) -> set[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {kind}
+    return {model for part in get_args(kind) for model in _models_in(part)}
 
 
 @lru_cache(maxsize=64)

@@ -156,10 +156,13 @@ WHOLE = {
     "empty name": ("name: ''\nsteps: [{hold: 5 min}]\n", "the text is empty"),
     "no steps": ("name: a\n", "'steps' is missing"),
     "empty steps": ("name: a\nsteps: []\n", "no steps; write one at least"),
-    "steps that map": ("name: a\nsteps: {hold: 5 min}\n", "expected"),
+    "steps that map": (
+        "name: a\nsteps: {hold: 5 min}\n",
+        "expected a list; begin each entry with '- '; got the key hold",
+    ),
     "steps without value": ("name: a\nsteps:\n", "no value"),
     "not YAML": ("name: [a\nsteps: b\n", "not valid YAML"),
-    "a tab": ("name: a\nsteps:\n\t- hold: 5 min\n", "not valid YAML"),
+    "a tab": ("name: a\nsteps:\n\t- hold: 5 min\n", "a tab; indent with spaces"),
     "two documents": ("name: a\n---\nname: b\n", "not valid YAML"),
     "a cyclic alias": ("name: a\nsteps: &all\n  - {repeat: 2, steps: *all}\n", "refers to itself"),
     "an alias of nothing": ("name: a\nsteps: *all\n", "not valid YAML"),
@@ -278,3 +281,10 @@ def test_no_text_breaks_the_reader(text: str) -> None:
             compile_recipe(parse_recipe(recipe).recipe)
         except InputError as error:
             assert error.message
+
+
+def test_a_key_that_stands_twice_hides_nothing() -> None:
+    with pytest.raises(DocumentError) as caught:
+        parse_recipe(f"{HEAD}  - {{hold: 5 min, hold: 6 min}}\n  - hodl: 5 min\n  - hold: 12:30\n")
+    told = [(problem.line, problem.address) for problem in caught.value.problems]
+    assert told == [(4, "steps[0].hold"), (5, "steps[1].hodl"), (6, "steps[2].hold")]
