@@ -134,7 +134,7 @@ class Document:
         if kind in ("quantity", "rilievo"):
             return self.problem(details["msg"], address)
         if kind.startswith(("model_type", "dict_type", "model_attributes")):
-            return self.problem(f"expected keys with values; got {shown}", address)
+            return self.problem(f"expected keys with values{_example(model, details['loc'])}; got {shown}", address)
         if kind in ("list_type", "tuple_type"):
             return self.problem(f"expected a list; begin each entry with '- '; got {shown}", address)
         message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -360,6 +360,16 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
             return None
         (model,) = inner
     return model
+
+
+def _example(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """Return an example of a mapping as people write it, where its field gives one."""
+    above = _model_at(model, location[:-1]) if location else None
+    fields = () if above is None else above.model_fields.items()
+    given = next((info.examples for name, info in fields if location[-1] in (name, info.alias)), None)
+    if not given or not isinstance(given[0], Mapping):
+        return ""
+    return ", such as {" + ", ".join(f"{key}: {value}" for key, value in given[0].items()) + "}"
 
 
 def _models_in(kind: Any) -> set[type[BaseModel]]:

@@ -43,6 +43,7 @@ STEPS = {
     "purge with closed gas": ("  - purge: {N2: 0 sccm, for: 5 min}", 12, "steps[0].purge", ["names no gas"]),
     "no value": ("  - hold:", 10, "steps[0].hold", ["has no value"]),
     "step of nothing": ("  - name: x", 5, "steps[0]", ["does nothing", "hold"]),
+    "ramp that is a word": ("  - ramp: fast", 11, "steps[0].ramp", ["such as {heater: 800 degC, rate: 20 K/min}"]),
     "step that is a word": ("  - hold", 5, "steps[0]", ["expected keys with values", "'hold'"]),
     "step that is empty": ("  -", 4, "steps[0]", ["expected keys with values"]),
     "two verbs": ("  - {hold: 5 min, frame: true}", 5, "steps[0]", ["hold and frame", "two steps"]),
