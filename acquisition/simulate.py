@@ -61,8 +61,8 @@ def _law(name: str) -> Any:
     return name
 
 
-def _material(name: str, density: str | None) -> Material:
-    """Return a material; what is refused comes with what to write instead."""
+def _material(name: str, density: str | None, option: str = "--density") -> Material:
+    """Return a material; what is refused comes with what to write instead. Without an option there is no density."""
     from simulators.materials import material
 
     given = si(parse_quantity(density, "kg/m**3")) if density else None
@@ -73,9 +73,9 @@ def _material(name: str, density: str | None) -> Material:
         meant = next((other for other in spelt if other != name and _known(other)), None)
         if meant is not None:
             raise InputError(f"{error.message}; did you mean {meant}?") from None
-        if given is None and _known(name):
+        if given is None and option and _known(name):
             told = error.message.split("; give")[0]
-            raise InputError(f"{told}; give one, such as --density '5.2 g/cm**3'") from None
+            raise InputError(f"{told}; give one, such as {option} '5.2 g/cm**3'") from None
         raise
 
 
@@ -90,10 +90,12 @@ def _known(formula: str) -> bool:
     return True
 
 
-def _count(electrons: float, option: str = "--electrons") -> int:
+def _count(electrons: float, most: float = math.inf) -> int:
     """Return a number of electrons, which on the command line may be 1e9."""
     if not (math.isfinite(electrons) and electrons >= 1):
-        raise InputError(f"expected one electron at least, as a finite number; got {electrons:g}", option)
+        raise InputError(f"expected one electron at least, as a finite number; got {electrons:g}", "--electrons")
+    if electrons > most:
+        raise InputError(f"expected {most:g} electrons to each pixel at most; got {electrons:g}", "--electrons")
     return int(electrons)
 
 
@@ -212,6 +214,7 @@ def frame(
     device: Annotated[str, typer.Option("--device", help="cpu, or cuda for the images on an NVIDIA GPU.")] = "cpu",
     layer: Annotated[str | None, typer.Option("--layer", help="What lies on the material, such as Cu2O.")] = None,
     thickness: Annotated[Path | None, typer.Option("--thickness", help="Of the layer: TIFF in nm, 0 for none.")] = None,
+    layer_density: Annotated[str | None, typer.Option("--layer-density", help="As --density.")] = None,
     seed: Seed = 0,
     law: Law = "browning",
     density: Density = None,
@@ -228,15 +231,16 @@ def frame(
 
     beam = Beam(_energy(energy), _length(probe_diameter), _angle(convergence))
     stage, elastic = Stage(_angle(tilt), _angle(tilt_azimuth)), _law(law)
+    _count(electrons, 1e9 if exits is None else 1e7)  # exits of one pixel are held in memory
     geometry = _detector(detector)
     target = output or height.with_name(f"{height.stem}_monte_carlo.tif")
     files = FrameFiles.plan(target, geometry.names if split else (), exits)
     files.check(path for path in (height, thickness, detector) if path is not None)
     relief = _relief(height, pixel_size, height_scale, height_unit, most)
-    surface = _surface(relief, _material(material, density), border, layer, thickness, height, most)
+    surface = _surface(relief, _material(material, density), border, layer, layer_density, thickness, height, most)
     with _progress(f"{relief.shape[0]} × {relief.shape[1]} pixels") as show:
         run = FrameRun(surface, beam, geometry, seed, stage, elastic, device)  # type: ignore[arg-type]
-        run.advance(_count(electrons), lambda share: show(share, ""))
+        run.advance(electrons, lambda share: show(share, ""))
         tally = run.result()
         if exits is not None:
             write_exits(exits, surface, beam, electrons, seed, stage, elastic, lambda share: show(share, "exits"))
@@ -274,6 +278,7 @@ def _surface(
     substrate: Material,
     border: str,
     layer: str | None,
+    density: str | None,
     thickness: Path | None,
     height: Path,
     most: int | None,
@@ -290,7 +295,7 @@ def _surface(
     return Surface(
         relief,
         substrate,
-        (_material(layer, None),),
+        (_material(layer, density, "--layer-density"),),
         (depth > 0).astype("uint8"),
         depth,
         border,  # type: ignore[arg-type]
@@ -364,7 +369,7 @@ def dataset(
 
     default = DatasetPlan()
     for name in material or ():
-        _material(name, None)
+        _material(name, None, "")
     plan = DatasetPlan(
         seed=seed,
         pixels=pixels,

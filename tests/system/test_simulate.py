@@ -180,6 +180,11 @@ def test_nothing_that_is_read_is_overwritten(rilievo, tmp_path):
         (("frame", "small.tif", "--pixel-size", "20 nm", "--layer", "Cu2O"), "--thickness"),
         (("frame", "small.tif", "--pixel-size", "20 nm", "--seed", "-1"), "seed from 0"),
         (("frame", "small.tif", "--pixel-size", "20 nm", "--electrons", "0"), "one electron"),
+        (("frame", "small.tif", "--pixel-size", "20 nm", "--electrons", str(10**20)), "at most"),
+        (
+            ("frame", "small.tif", "--pixel-size", "20 nm", "--layer", "Fe2O3", "--thickness", "small.tif"),
+            "--layer-density '5.2 g/cm**3'",
+        ),
         (("frame", "broken.tif"), "OME metadata cannot be read"),
     ],
 )
