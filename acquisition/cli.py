@@ -222,12 +222,13 @@ def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
     from rich.text import Text
 
     from acquisition import terminal
+    from acquisition.wording import bytes_text, duration_text
 
     out = terminal.console(sys.stderr)
     out.print(Text.assemble((name, "bold"), f"  on {instrument}  ", (run_id, "dim")))
     out.print(
-        f"{plan.frames} frames planned over {terminal.duration_text(plan.duration)} of the instrument's time, "
-        f"about {terminal.bytes_text(plan.disk_bytes)}"
+        f"{plan.frames} frames planned over {duration_text(plan.duration)} of the instrument's time, "
+        f"about {bytes_text(plan.disk_bytes)}"
     )
 
 

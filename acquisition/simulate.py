@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drivers.errors import InputError
-from drivers.units import parse_quantity, si
 
 if TYPE_CHECKING:
     from drivers.geometry import DetectorGeometry
@@ -43,16 +42,22 @@ def _quantity(value: float, unit: str) -> dict[str, Any]:
     return {"value": value, "unit": unit}
 
 
+def _si(text: str, unit: str) -> float:
+    from drivers.units import parse_quantity, si
+
+    return si(parse_quantity(text, unit))
+
+
 def _energy(text: str) -> float:
-    return si(parse_quantity(text, "joule"))
+    return _si(text, "joule")
 
 
 def _angle(text: str) -> float:
-    return si(parse_quantity(text, "radian"))
+    return _si(text, "radian")
 
 
 def _length(text: str) -> float:
-    return si(parse_quantity(text, "meter"))
+    return _si(text, "meter")
 
 
 def _law(name: str) -> Any:
@@ -65,7 +70,7 @@ def _material(name: str, density: str | None, option: str = "--density") -> Mate
     """Return a material; what is refused comes with what to write instead. Without an option there is no density."""
     from simulators.materials import material
 
-    given = si(parse_quantity(density, "kg/m**3")) if density else None
+    given = _si(density, "kg/m**3") if density else None
     try:
         return material(name, given)
     except InputError as error:
@@ -382,7 +387,7 @@ def dataset(
         layered=layered,
     )
     budget = None if electrons is None else _count(electrons)
-    minutes = si(parse_quantity(time, "second")) / 60 if time else None
+    minutes = _si(time, "second") / 60 if time else None
     with _progress("samples") as show:
         done = build_dataset(folder, plan, samples, minutes, budget, show)
     if as_json:

@@ -15,7 +15,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from acquisition.wording import bytes_text, duration_text
 from drivers.errors import DocumentError, RilievoError
+from drivers.units import ELEMENTARY_CHARGE
 
 if TYPE_CHECKING:
     from acquisition.engine import Progress as RunProgress
@@ -73,25 +75,6 @@ def emit_error(error: RilievoError, *, as_json: bool) -> None:
 
 def _addressed(problem: Any) -> str:
     return f"{problem.address}: {problem.message}" if problem.address else str(problem.message)
-
-
-def duration_text(seconds: float) -> str:
-    """Return ``3 h 05 min``, ``12 min 30 s`` or ``8.2 s``."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def bytes_text(count: float) -> str:
-    """Return ``1.4 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def time_text(moment: datetime | None) -> str:
@@ -286,7 +269,7 @@ def show_plan(instrument: str, plan: Plan) -> None:
     facts = [
         ("lasts", duration_text(plan.duration)),
         ("frames", f"{plan.frames}, and {plan.darks} dark"),
-        ("dose", f"{plan.dose / 1e3:.3g} kC/m² ({plan.dose / 1.602176634e-19 * 1e-18:.3g} electrons/nm²)"),
+        ("dose", f"{plan.dose / 1e3:.3g} kC/m² ({plan.dose / ELEMENTARY_CHARGE * 1e-18:.3g} electrons/nm²)"),
         ("disk", bytes_text(plan.disk_bytes)),
         ("hottest", f"{plan.maximum_temperature - 273.15:.0f} °C"),
     ]

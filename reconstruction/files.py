@@ -19,7 +19,6 @@ from drivers.frame import BeamSettings, Channel, Frame
 from drivers.geometry import DetectorGeometry, Segment
 from drivers.units import KEV
 from reconstruction.azimuths import AzimuthEstimate, estimate_azimuths
-from reconstruction.emission import threshold_note
 from reconstruction.heights_file import write_heights
 from reconstruction.images import Provenance, SegmentImage, read_images
 from reconstruction.photometric import Reconstruction, reconstruct
@@ -92,9 +91,6 @@ def reconstruct_files(
             f"the material is not known; the emission law of {MATERIAL} was taken, right to about 10 % in slope"
         )
     frame = _frame(images, counts, geometry, values)
-    threshold = threshold_note(geometry.threshold, frame.beam.beam_energy)
-    if threshold is not None:
-        notes.append(threshold)
     result = reconstruct(frame, material=material or MATERIAL, even_field=detector is None)
     return replace(result, assumptions=(*result.assumptions, *notes), provenance=provenance)
 

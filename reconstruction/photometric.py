@@ -25,7 +25,7 @@ from reconstruction import calibration
 from reconstruction.calibration import SegmentEstimate, Signals
 from reconstruction.composition import Coverage, estimate_coverage
 from reconstruction.detector import SegmentLaw, segment_law
-from reconstruction.emission import EmissionLaw, material
+from reconstruction.emission import EmissionLaw, material, threshold_note
 from reconstruction.images import Provenance
 from reconstruction.integrate import BLOCK, blocks, from_blocks, height_sigma, integrate
 from reconstruction.metrology import Figure, root_mean_square_height
@@ -329,6 +329,8 @@ def _assumptions(
         f"σ of roughness and height range adds {LAW_SCALE:.0%} for the law and {SKIRT_SCALE:.0%} for gas on the way",
         "what the law misses and what gas scatters make heights too small rather than too large",
     ]
+    threshold = threshold_note(frame.geometry.threshold, frame.beam.beam_energy)
+    said += [threshold] if threshold else []
     said += _scale_notes(segments)
     missing = calibration.describe_missing(frame.geometry.names, signals.states)
     if missing:
