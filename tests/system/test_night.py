@@ -125,7 +125,7 @@ def end_by(process, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in out + err
-    assert process.returncode == 130, err
+    return process.returncode, err
 
 
 def assert_left_safe(data, reason):
@@ -145,7 +145,9 @@ def assert_left_safe(data, reason):
 def test_ctrl_c_at_any_moment_of_the_start(start, recipe, data, seconds):
     process = start("run", recipe, "--speed", "60")
     time.sleep(seconds)
-    end_by(process, signal.SIGINT)
+    code, err = end_by(process, signal.SIGINT)
+    # On a slow machine the signal may come before the interpreter listens; a shell says 130 of that death, too.
+    assert code in (130, -signal.SIGINT), err
     with contextlib.suppress(DatabaseError), Log.open(data / "rilievo.db", create=False) as log:
         assert [run.state for run in log.runs()] in ([], ["stopped"])
 
@@ -164,7 +166,8 @@ def test_signals_end_the_run_safe_and_marked_stopped(start, recipe, data, moment
     until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None and not _reached(data, moment):
         time.sleep(0.02)
-    end_by(process, number)
+    code, err = end_by(process, number)
+    assert code == 130, err
     frames = assert_left_safe(data, reason)
     assert moment == "ramp" or len(frames) > 4
 
