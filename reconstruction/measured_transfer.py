@@ -96,9 +96,14 @@ def _splines(knots: Floats, k: Floats) -> Floats:
     return np.asarray(BSpline.design_matrix(inside, knots, _DEGREE).toarray()[:, 1:])
 
 
-def _knots(longest: float, pieces: int) -> Floats:
-    """Return knots that lie closer where k is small: there the transfer changes over the electron range."""
-    inner = longest * np.linspace(0, 1, pieces + 1) ** 2
+def _knots(lowest: float, longest: float, pieces: int) -> Floats:
+    """Return knots up to the longest k that lie closer where k is small, though no closer than the lowest modes.
+
+    The transfer changes over the inverse of the electron range, which is many pixels.
+    """
+    place = np.linspace(0, 1, pieces + 1)
+    even = min(lowest * pieces / longest, 1.0)
+    inner = longest * (even * place + (1 - even) * place**2)
     return np.concatenate([np.zeros(_DEGREE), inner, np.full(_DEGREE, longest)])
 
 
@@ -145,7 +150,7 @@ def estimate_transfer(
             f"expected signals (frame, segment, row, column) that fit heights {z.shape} and {len(middles)} segments, "
             f"and noise above 0 of each; got {seen.shape} and {noise}"
         )
-    knots = _knots(np.sqrt(2) * np.pi / pixel_size, pieces)
+    knots = _knots(2 * np.pi / (max(z.shape[1:]) * pixel_size), np.sqrt(2) * np.pi / pixel_size, pieces)
     size = harmonics * (len(knots) - _DEGREE - 2)
     normal, projected, power, count = np.zeros((size, size)), np.zeros(size), 0.0, 0
     for design, data in _equations(
