@@ -364,12 +364,15 @@ def dataset(
     finest: Annotated[float, typer.Option("--finest", help="Smallest pixel, in electron ranges.")] = 0.02,
     coarsest: Annotated[float, typer.Option("--coarsest", help="Largest pixel, in electron ranges.")] = 0.5,
     layered: Annotated[float, typer.Option("--layered", help="Share of samples that carry Cu2O.")] = 0.3,
+    tilts: Annotated[
+        bool, typer.Option("--tilts/--no-tilts", help="Begin with flat surfaces, tilted, for the local law.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw random surfaces and keep every electron that leaves them, for training."""
     from drivers.units import KEV
-    from simulators.dataset import DatasetPlan, build_dataset
+    from simulators.dataset import DatasetPlan, build_dataset, build_tilts
     from simulators.surfaces import FAMILIES
 
     default = DatasetPlan()
@@ -389,6 +392,8 @@ def dataset(
     budget = None if electrons is None else _count(electrons)
     minutes = _si(time, "second") / 60 if time else None
     with _progress("samples") as show:
+        if tilts:
+            build_tilts(folder, plan, show)
         done = build_dataset(folder, plan, samples, minutes, budget, show)
     if as_json:
         size = _quantity(done["bytes"], "byte")

@@ -2,10 +2,12 @@
 
 A data set is a folder: ``dataset.json`` says how it was drawn, ``sample-000000.exits`` and so on are exit files
 (:mod:`simulators.exits`). Sample n depends on the plan and n alone: an interrupted set goes on where it stopped.
+``tilt-000000.exits`` and so on hold flat surfaces, tilted.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -17,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from drivers.errors import InputError
+from drivers.sample import HeightMap
 from drivers.units import KEV
 from simulators.exits import write_exits
 from simulators.materials import material
 from simulators.scattering import PHYSICS_VERSION
-from simulators.scene import ENERGY_LIMITS, Beam, Surface
+from simulators.scene import ENERGY_LIMITS, Beam, Stage, Surface
 from simulators.surfaces import FAMILIES, random_surface
 
 FORMAT = "rilievo data set"
@@ -30,6 +33,10 @@ SPREAD = 1_000_003
 """Between the seeds of two data sets there is room for so many samples."""
 LARGEST_SEED = 2**63 // SPREAD - 1
 MOST_PIXELS, MOST_ELECTRONS = 4096, 1_000_000
+TILTS = (0, 10, 20, 30, 40, 50, 60, 70, 80)
+"""Of the flat surfaces, deg."""
+TILTED_ELECTRONS = 3000
+"""To each of their 64 pixels."""
 DatasetProgress = Callable[[float, str], None]
 """Called with the share of the budget that is used, 0 … 1, and a few words; may raise to stop."""
 
@@ -125,6 +132,32 @@ def _claim(folder: Path, plan: DatasetPlan) -> None:
     if not isinstance(found, dict) or found.get("physics") != PHYSICS_VERSION or found.get("version") != VERSION:
         raise InputError(f"{path} was made by another version; choose another folder")
     raise InputError(f"{path} was drawn by another plan; give the same options to go on, or choose another folder")
+
+
+def build_tilts(folder: Path, plan: DatasetPlan, progress: DatasetProgress | None = None) -> int:
+    """Add flat surfaces, tilted from 0° to 80°, of every material and energy of a plan; returns how many are new.
+
+    From these the local law is fitted. Files are called ``tilt-000000.exits`` and so on.
+
+    Raises
+    ------
+    InputError
+        For a folder of another plan or version.
+    """
+    _claim(folder, plan)
+    cases = list(itertools.product(dict.fromkeys(plan.materials), plan.energies, TILTS))
+    new = 0
+    for number, (name, energy, tilt) in enumerate(cases):
+        path = folder / f"tilt-{number:06d}.exits"
+        if path.exists():
+            continue
+        if progress is not None:
+            progress(number / len(cases), f"{name} at {energy:g} keV, tilted by {tilt} deg")
+        flat = Surface(HeightMap(np.zeros((8, 8)), 1e-6), material(name), border="periodic")
+        seed = plan.seed * SPREAD + SPREAD - 1 - number
+        write_exits(path, flat, Beam(energy * KEV), TILTED_ELECTRONS, seed, Stage(math.radians(tilt)))
+        new += 1
+    return new
 
 
 def build_dataset(
