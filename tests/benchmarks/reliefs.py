@@ -4,7 +4,7 @@ python tests/benchmarks/reliefs.py
 
 They are the same on every machine, and none of their code is shared with the surfaces that training data are drawn
 from. Layouts are in pixels of a field of 96 × 96 and grow with the field; heights are in m. A relief is 100 nm from
-the lowest to the highest point unless said, and no wall is steeper than 45°.
+the lowest to the highest point unless said, and no wall is steeper than 45° unless said.
 """
 
 from __future__ import annotations
@@ -123,17 +123,42 @@ ISLANDS = (
 
 def islands(pixel_size: float, shape: Shape = FIELD) -> Relief:
     """Return eight islands with flat tops and inclined sides on a flat ground."""
+    return Relief(_finish(_tops(pixel_size, shape, ISLANDS), pixel_size)[0])
+
+
+def islets(pixel_size: float, shape: Shape = FIELD, steepest: float = 45.0) -> Relief:
+    """Return 25 small islands, 7 to 14 px wide and close together: most of the relief lies below the electron range.
+
+    Their sides incline by 10° less than ``steepest`` (degrees) up to it.
+    """
+    rng = np.random.default_rng(1873)
+    listed = []
+    for number in range(25):
+        left, up = (12.0 + 18.0 * place + rng.uniform(-2.5, 2.5) for place in (number % 5, number // 5))
+        width = rng.uniform(5.0, 8.0)
+        sides, turn, less = int(rng.choice([3, 4, 4, 6])), rng.uniform(0, 90), rng.uniform(0, 10)
+        width *= 0.75 if sides == 3 else 1.0
+        share = 1.0 if number == 12 else rng.uniform(0.5, 1.0)
+        width = 8.0 if number == 12 else width
+        listed.append((left, up, width, rng.uniform(1.0, 1.3) * width, sides, turn, steepest - less, share))
+    return Relief(_finish(_tops(pixel_size, shape, tuple(listed)), pixel_size)[0])
+
+
+def _tops(
+    pixel_size: float, shape: Shape, listed: tuple[tuple[float, float, float, float, int, float, float, float], ...]
+) -> Floats:
+    """Return islands with flat tops; columns as in ``ISLANDS``. Shape (H, W), m."""
     x, y = _places(shape)
     z = np.zeros(shape)
     pixels = shape[1] / LAYOUT * pixel_size
-    for left, up, width, length, sides, turn, slope, share in ISLANDS:
+    for left, up, width, length, sides, turn, slope, share in listed:
         distance = np.full(shape, np.inf)
         for side in range(sides):
             angle = math.radians(turn) + 2 * math.pi * side / sides
             reach = length if sides == 4 and side % 2 else width
             distance = np.minimum(distance, reach - (x - left) * math.cos(angle) - (y - up) * math.sin(angle))
         z = np.maximum(z, np.clip(math.tan(math.radians(slope)) * distance * pixels, 0.0, share * RELIEF))
-    return Relief(_finish(z, pixel_size)[0])
+    return z
 
 
 def _truncated(
@@ -300,6 +325,8 @@ def main() -> None:
     pixel = 20e-9
     named: dict[str, Relief | None] = {
         "islands": islands(pixel),
+        "islets": islets(pixel),
+        "islets, steep": islets(pixel, steepest=60.0),
         "pyramids": pyramids(pixel),
         "terraces": terraces(pixel),
         "terraces, wide": terraces(pixel, wide=True),

@@ -33,7 +33,7 @@ from drivers.frame import BeamSettings, Channel, Frame
 from drivers.geometry import annular
 from drivers.sample import HeightMap
 from drivers.units import ELEMENTARY_CHARGE, KEV
-from reconstruction.bounds import radial_spectrum, wiener_bound
+from reconstruction.bounds import height_error, radial_spectrum, wiener_bound
 from reconstruction.measured_transfer import Transfer, estimate_transfer
 from simulators.materials import ElasticLaw, material
 from simulators.scanning import SegmentTally
@@ -129,6 +129,9 @@ def exposures() -> dict[str, Truth]:
         _truth("D", "fractal", reliefs.fractal(far)),
         _truth("D", "terraces", reliefs.terraces(far, wide=True)),
         *([_truth("D", "afm", real_far)] if real_far else []),
+        _truth("A", "islets45", reliefs.islets(near)),
+        _truth("A", "islets60", reliefs.islets(near, steepest=60.0)),
+        _truth("D", "islets45", reliefs.islets(far)),
         _truth("A", "bunches", reliefs.bunches(near)),
         _truth("A", "oxide", islands, oxide=True),
         _truth("A", "rutherford", islands, law="rutherford"),
@@ -321,7 +324,8 @@ def print_bounds() -> None:
         if not all(is_there(part) for part in parts):
             print(f"  {configuration}: the transfer functions' frames are missing")
             continue
-        transfer, (residual, worst) = transfer_of(configuration), check_transfer(configuration)
+        transfer, halves = transfer_of(configuration), [transfer_of(configuration, (part,)) for part in (1, 2)]
+        residual, worst = check_transfer(configuration)
         print(
             f"  {configuration}: transfer functions fit with χ² {transfer.chi_squared:.3f}; from one surface to the "
             f"other's signals: residual {residual:.3f} of the noise, worst ring {worst:.1f} standard errors"
@@ -329,9 +333,13 @@ def print_bounds() -> None:
         for truth in own:
             if truth in parts or not is_there(truth):
                 continue
-            bound = bound_of(truth, tally_of(truth), transfer)
-            share = bound / np.ptp(truth.z)
-            print(f"    {truth.name:18s} Wiener bound {bound * 1e9:6.2f} nm, {share:.2%} of the height range")
+            tally = tally_of(truth)
+            bound, *others = (bound_of(truth, tally, each) * 1e9 for each in (transfer, *halves))
+            share = 1e-9 * bound / height_error(truth.z, truth.z).range
+            print(
+                f"    {truth.name:18s} Wiener bound {bound:6.2f} nm, {share:.2%} of the range "
+                f"(from each gentle surface alone: {others[0]:.2f}, {others[1]:.2f} nm)"
+            )
 
 
 def main() -> None:
