@@ -65,6 +65,10 @@ class Exits:
     directions: NDArray[np.float64]
     energies: NDArray[np.float64]
 
+    @property
+    def _unbiased(self) -> float:
+        return self.electrons / max(1, self.electrons - 1)
+
     def coefficients(
         self, basis: EmissionBasis, thresholds: tuple[float, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -92,7 +96,9 @@ class Exits:
             weights = np.maximum(energies - threshold, 0.0) / self.electrons
             matrix = csr_array((weights, np.arange(len(weights)), starts), shape=(self.height.size, len(weights)))
             found.append((matrix @ values).T)
-            variances.append(weights**2 @ values**2 / self.height.size)
+            # As many electrons fall on every pixel: their mean's variance is that of one electron's share over n.
+            squares = weights**2 @ values**2 / self.height.size
+            variances.append((squares - (found[-1] ** 2).mean(axis=1) / self.electrons) * self._unbiased)
         coefficients = np.stack(found).astype(np.float32).reshape(len(thresholds), len(basis), *self.height.shape)
         return coefficients, np.stack(variances)
 
