@@ -308,7 +308,7 @@ def fit(
         training.optimiser.step()
         training.step += 1
         _average(training, min(plan.average, 1 - 10 / (training.step + 10)))
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         training.seconds += time.perf_counter() - begin
         if training.seconds - looked > 60:
             looked = training.seconds

@@ -127,7 +127,9 @@ class LocalLaw:
 
 
 def _between(nodes: np.ndarray[Any, Any], value: float) -> list[tuple[int, float]]:
-    """Return the two neighbouring nodes with their weights."""
+    """Return the two neighbouring nodes with their weights; one where there is no other."""
+    if len(nodes) == 1:
+        return [(0, 1.0)]
     low = int(np.clip(np.searchsorted(nodes, value) - 1, 0, len(nodes) - 2))
     share = float(np.clip((value - nodes[low]) / (nodes[low + 1] - nodes[low]), 0.0, 1.0))
     return [(low, 1 - share), (low + 1, share)]
