@@ -17,6 +17,7 @@ import typer
 
 from acquisition.reconstruct import reconstruct
 from acquisition.simulate import simulate_app
+from acquisition.train import train
 from drivers.errors import DiskFull, InputError, RilievoError, StoreError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ database_app = typer.Typer(help="Look after the database.", no_args_is_help=True
 app.add_typer(database_app, name="db")
 app.add_typer(simulate_app, name="simulate")
 app.command()(reconstruct)
+app.command()(train)
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")
