@@ -23,7 +23,17 @@ from reconstruction.basis import EmissionBasis
 
 FORMAT, VERSION = "rilievo exits", 1
 _STEP = math.sqrt(2.0) / 32767.0
-_DAMAGE = (KeyError, ValueError, TypeError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +148,8 @@ def _read(archive: zipfile.ZipFile) -> Exits:
     records = np.concatenate([member(f"exits/{name}") for name in chunks])
     counts = np.concatenate([member(f"counts/{name}") for name in chunks]).astype(np.int64)
     height = member("height.npy")
+    if counts.sum() != len(records):
+        raise ValueError(f"{len(records)} electrons, of which the counts know {counts.sum()}")
     x, y = records["x"] * _STEP, records["y"] * _STEP
     squared = np.minimum(x * x + y * y, 2.0)
     along = np.sqrt(2.0 - squared)

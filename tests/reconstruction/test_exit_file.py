@@ -124,9 +124,23 @@ def test_a_missing_member_is_refused(copy, missing):
     assert "damaged" in refusal(rewritten(copy, lambda name, content: None if name == missing else content))
 
 
-def test_a_header_that_says_nothing_is_refused(copy, tmp_path):
-    bare = b'{"format": "rilievo exits", "version": 1}'
-    assert "damaged" in refusal(rewritten(copy, lambda name, content: bare if name == "header.json" else content))
+@pytest.mark.parametrize("words", [b'{"format": "rilievo exits", "version": 1}', b"[1, 2]", b"3", b"not JSON"])
+def test_a_header_that_says_nothing_is_refused(copy, words):
+    assert "damaged" in refusal(rewritten(copy, lambda name, content: words if name == "header.json" else content))
+
+
+def test_members_that_do_not_fit_are_refused(copy):
+    from io import BytesIO
+
+    def npy(array) -> bytes:
+        buffer = BytesIO()
+        np.save(buffer, array)
+        return buffer.getvalue()
+
+    few, plain = npy(np.full(54, 1, np.uint16)), npy(np.zeros(54))
+    for name, content in (("counts/00000000.npy", few), ("exits/00000000.npy", plain), ("height.npy", plain[:-900])):
+        path = shutil.copy(copy, copy.with_name("other.exits"))
+        assert "damaged" in refusal(rewritten(path, lambda each, old, n=name, c=content: c if each == n else old))
 
 
 def test_damage_within_is_refused(copy):
