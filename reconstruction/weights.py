@@ -64,7 +64,9 @@ def load_model(path: Path | None = None) -> VisionFieldTransformer:
         stamp = chosen.stat()
     except OSError:
         told = "it comes with the package: install it again, or train it with: rilievo train" if path is None else ""
-        raise InputError(f"there are no weights at {chosen}; {told or 'give the path of a file of rilievo train'}") from None
+        raise InputError(
+            f"there are no weights at {chosen}; {told or 'give the path of a file of rilievo train'}"
+        ) from None
     return _loaded(str(chosen), stamp.st_mtime_ns, stamp.st_size)
 
 
@@ -99,11 +101,13 @@ def _assembled(words: dict[str, str], tensors: dict[str, Tensor]) -> VisionField
     architecture = Architecture(**{name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()})
     kept = json.loads(words["basis"])
     basis = emission_basis(tuple(kept["polar"]))
+    if abs(float(kept["lowest"]) - basis.lowest) > 1e-9:
+        raise ValueError(f"its basis ends at d_z = {kept['lowest']}, this program's at {basis.lowest:.6g}")
     axes = json.loads(words["law"])
     law = LocalLaw(tuple(axes["energies"]), tuple(axes["thresholds"]), tensors.pop("law"))
     network = Network(architecture, len(basis))
     network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
-    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+    if not all(bool(torch.isfinite(value).all()) for value in (law.table, *network.state_dict().values())):
         raise ValueError("some weights are not numbers")
     network.eval()
     for parameter in network.parameters():
@@ -133,5 +137,7 @@ def check_validity(card: dict[str, Any], condition: Condition, material: str) ->
     ):
         low, high = limits[name]
         if not low * 0.999 <= value <= high * 1.001:
-            said.append(f"THE {name.upper()} OF {value:.3g}{unit} LIES OUTSIDE WHAT THE MODEL WAS TRAINED ON, {low:g} to {high:g}")
+            said.append(
+                f"THE {name.upper()} OF {value:.3g}{unit} LIES OUTSIDE WHAT THE MODEL WAS TRAINED ON, {low:g} to {high:g}"
+            )
     return said
