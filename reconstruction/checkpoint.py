@@ -8,7 +8,6 @@ seconds, learning curve), and ``data``, which is what the fit was given.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from drivers.errors import InputError, RilievoError
 from reconstruction.basis import EmissionBasis
 from reconstruction.training import Training, TrainingPlan, start_training
 from reconstruction.vft import Architecture
+from reconstruction.weights import write_whole
 
 FORMAT, VERSION = "rilievo training", 1
 
@@ -92,20 +92,7 @@ def save_checkpoint(
         "data": json.dumps(data),
     }
     content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, words)
-    _write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_whole(path, content)
 
 
 def load_checkpoint(path: Path, architecture: Architecture, basis: EmissionBasis) -> Checkpoint:

@@ -1,7 +1,7 @@
 """Reads and writes trained transformers: one safetensors file with the network, the local law and the model card.
 
-The file's metadata hold, as JSON: ``format``, ``version``, ``architecture``, ``basis``, the axes of the ``law``, and the
-``card``, which says what the model was trained on, by which command, how good it is, and where it is valid.
+The file's metadata hold, as JSON: ``format``, ``version``, ``architecture``, ``basis``, the axes of the ``law``, and
+the ``card``, which says what the model was trained on, by which command, how good it is, and where it is valid.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ SHIPPED = Path(__file__).with_name("weights") / "copper.safetensors"
 
 
 def save_model(path: Path, model: VisionFieldTransformer) -> None:
-    """Write a model, whole or not at all."""
-    from safetensors.torch import save_file
+    """Write a model, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        As the system says it; an earlier file is untouched.
+    """
+    from safetensors.torch import save
 
     tensors = {f"network.{name}": value.contiguous() for name, value in model.network.state_dict().items()}
     tensors["law"] = model.law.table.contiguous()
@@ -41,9 +47,27 @@ def save_model(path: Path, model: VisionFieldTransformer) -> None:
         "card": json.dumps(model.card),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, save(tensors, words))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole, or not at all.
+
+    Raises
+    ------
+    OSError
+        As the system says it; an earlier file is untouched.
+    """
     unfinished = path.with_name(path.name + ".part")
-    save_file(tensors, unfinished, metadata=words)
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _polar(order: list[int], sine: list[bool]) -> list[int]:
@@ -79,8 +103,8 @@ def _loaded(path: str, _changed: int, _size: int) -> VisionFieldTransformer:
             words = file.metadata() or {}
             if words.get("format") != FORMAT or words.get("version") != str(VERSION):
                 raise InputError(
-                    f"{path} is of format {words.get('format')!r}, version {words.get('version')}; expected {FORMAT!r}, "
-                    f"version {VERSION}: train it again with this program"
+                    f"{path} is of format {words.get('format')!r}, version {words.get('version')}; expected "
+                    f"{FORMAT!r}, version {VERSION}: train it again with this program"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  the file is no mapping
         return _assembled(words, tensors)
@@ -97,8 +121,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _assembled(words: dict[str, str], tensors: dict[str, Tensor]) -> VisionFieldTransformer:
-    sizes = json.loads(words["architecture"])
-    architecture = Architecture(**{name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()})
+    sizes: dict[str, Any] = json.loads(words["architecture"])
+    architecture = Architecture(**{**sizes, "scales": tuple(sizes["scales"])})
     kept = json.loads(words["basis"])
     basis = emission_basis(tuple(kept["polar"]))
     if abs(float(kept["lowest"]) - basis.lowest) > 1e-9:
@@ -138,6 +162,7 @@ def check_validity(card: dict[str, Any], condition: Condition, material: str) ->
         low, high = limits[name]
         if not low * 0.999 <= value <= high * 1.001:
             said.append(
-                f"THE {name.upper()} OF {value:.3g}{unit} LIES OUTSIDE WHAT THE MODEL WAS TRAINED ON, {low:g} to {high:g}"
+                f"THE {name.upper()} OF {value:.3g}{unit} LIES OUTSIDE WHAT THE MODEL WAS TRAINED ON, {low:g} to "
+                f"{high:g}"
             )
     return said
