@@ -302,13 +302,6 @@ def _written(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(path) from None
         raise StoreError(f"the file cannot be written: {error.strerror or error}", str(path)) from None
-    except Exception as error:
-        # The writer of tensors tells what the system said in words alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
-            raise _no_room(path) from None
-        raise StoreError(f"the file cannot be written: {error}", str(path)) from None
 
 
 def _no_room(path: Path) -> DiskFull:

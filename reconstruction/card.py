@@ -332,33 +332,43 @@ def draw_curve(card: dict[str, Any], path: Path) -> None:
     end = card["training"]["seconds"] / 60
     minutes = [point["minutes"] for point in curve]
     _line(left, minutes, [point["loss"] for point in curve], "surfaces trained on", _FAINT)
-    _line(left, *_with_end(curve, "held_out_loss", figures, end), "held-out surfaces, averaged weights", _OURS)
     left.axhline(1.0, color=_INK, lw=0.8, ls=(0, (4, 3)), label="counting noise alone")
-    _dress(left, "Squared error over counting variance", "loss")
     if figures is None:
+        right.set_axis_off()
         right.text(0.5, 0.5, "no family was held out", ha="center", va="center", color=_INK, transform=right.transAxes)
     else:
-        _line(right, *_with_end(curve, "local_error", figures, end, 100), "local law alone", _OTHER)
-        _line(right, *_with_end(curve, "model_error", figures, end, 100), "transformer", _OURS)
-        right.axhline(0.0, color=_INK, lw=0.8)
         names = ", ".join(figures["families"])
-        _dress(right, f"Error on held-out surfaces ({names}), noise removed", "error / topographic signal (%)")
+        count = figures["samples"]
+        _held_out(left, curve, "held_out_loss", f"held-out surfaces ({names})", _OURS, figures, end)
+        _held_out(right, curve, "local_error", "local law alone", _OTHER, figures, end, 100)
+        _held_out(right, curve, "model_error", "transformer", _OURS, figures, end, 100)
+        right.axhline(0.0, color=_INK, lw=0.8)
+        _dress(right, "Error on held-out surfaces, noise removed", "error / topographic signal (%)")
+        right.set_xlabel(f"training (min); ◇ at the end, over all {count} of them", color=_INK)
+    _dress(left, "Squared error over counting variance", "loss")
     canvas.savefig(path, dpi=110)
 
 
-def _with_end(
-    curve: list[dict[str, float]], name: str, figures: dict[str, Any] | None, end: float, scale: float = 1.0
-) -> tuple[list[float], list[float]]:
-    """Return minutes and values of a figure, with that of the finished model, over all held-out surfaces, last."""
+def _held_out(
+    ax: Axes,
+    curve: list[dict[str, float]],
+    name: str,
+    label: str,
+    colour: str,
+    figures: dict[str, Any],
+    end: float,
+    scale: float = 1.0,
+) -> None:
+    """Draw a figure on the held-out surfaces looked at on the way, and that of the finished model over all of them."""
     points = [(point["minutes"], point[name] * scale) for point in curve if math.isfinite(point.get(name, math.nan))]
-    if figures is not None and figures[name] is not None:
-        points.append((end, figures[name] * scale))
-    return [point[0] for point in points], [point[1] for point in points]
+    _line(ax, [point[0] for point in points], [point[1] for point in points], label, colour)
+    if figures[name] is not None:
+        ax.plot([end], [figures[name] * scale], "D", ms=8, mfc="white", color=colour, label=None if points else label)
 
 
 def _line(ax: Axes, x: list[float], y: list[float], label: str, colour: str) -> None:
     if x:
-        ax.plot(x, y, color=colour, lw=1.6, marker="o", ms=3 if len(x) > 1 else 6, label=label)
+        ax.plot(x, y, color=colour, lw=1.6, marker="o", ms=3, label=label)
 
 
 def _dress(ax: Axes, title: str, label: str) -> None:
