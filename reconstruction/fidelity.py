@@ -15,7 +15,7 @@ from torch import Tensor
 
 from drivers.geometry import DetectorGeometry, pixel_positions
 from reconstruction.response import segment_response
-from reconstruction.vft import Condition, VisionFieldTransformer, blur
+from reconstruction.vft import Condition, VisionFieldTransformer, blur, local_emission
 
 PROBE_FWHM = 2 * math.sqrt(2 * math.log(2))
 
@@ -29,22 +29,25 @@ class Nuisances:
     gains : (S,) tensor
         Relative to what was assumed: 1.
     offsets : (S,) tensor
-        Over the mean signal of the segment: 0.
+        In units of the signal: 0.
     shift : (2,) tensor, m
         Of the detector, beyond the geometry's centre offset.
     rotation : tensor, rad
         Beyond the geometry's.
+    tilt : (2,) tensor
+        Mean ∂z/∂x and ∂z/∂y of the sample, which the heights do not contain.
     """
 
     gains: Tensor
     offsets: Tensor
     shift: Tensor
     rotation: Tensor
+    tilt: Tensor
 
     @classmethod
     def none(cls, segments: int) -> Nuisances:
         """Return nuisances that change nothing."""
-        return cls(torch.ones(segments), torch.zeros(segments), torch.zeros(2), torch.zeros(()))
+        return cls(torch.ones(segments), torch.zeros(segments), torch.zeros(2), torch.zeros(()), torch.zeros(2))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +91,21 @@ class Forward:
             )
             rows.append((ahead - behind) / (2 * step))
         return torch.stack(rows)
+
+    def tilt_emission(self) -> Tensor:
+        """Return how a flat surface's emission changes with its slopes ∂z/∂x and ∂z/∂y. Shape (K, 2)."""
+        law = self.model.law.at(self.condition, self.condition.oxide)[None]
+        step, found = 1e-3, []
+        for axis in (0, 1):
+            p, q = (torch.full((1, 1, 1), step * (axis == each)) for each in (0, 1))
+            ahead, behind = (local_emission(sign * p, sign * q, law, self.model.basis) for sign in (1, -1))
+            found.append(((ahead - behind) / (2 * step))[0, :, 0, 0])
+        return torch.stack(found, dim=1)
+
+    def levels(self, responses: Tensor, nuisances: Nuisances) -> Tensor:
+        """Return what offsets and the sample's tilt add to each segment everywhere. (L,)."""
+        tilted = responses[0].float() @ self.tilt_emission() @ nuisances.tilt.float()
+        return nuisances.offsets + nuisances.gains * tilted
 
     def emission(self, z: Tensor, oxide: Tensor) -> Tensor:
         """Return the emission coefficients (K, H, W) of heights (H, W) in pixels, as the probe sees them."""

@@ -1,0 +1,197 @@
+"""Gains, offsets, detector's place and rotation: estimated with the heights, never silently absorbed into them.
+
+Given what the surface emits, the signals depend on few numbers; they follow by weighted least squares with what is
+believed of them beforehand. Two things keep the heights and the numbers apart. The prior makes heights a little too
+flat where the frame says little, which must not pass for a gain: the parts of the contrast (sum, slopes in x, slopes in
+y, the rest) may each be scaled freely, so that gains rest on how segments agree with each other. And the sample's mean
+tilt takes part, with a wide prior: one frame can hardly tell it from a shift of the detector or from unequal gains, so
+their intervals are wide and correlated. What the frame does tell is a combination, :attr:`Estimate.combination`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reconstruction.fidelity import Forward, Nuisances, Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """Standard deviations of what is known before the frame.
+
+    Attributes
+    ----------
+    gain : float
+        Of each segment's gain, relative; beside one common factor, which is free.
+    offset : float
+        Of each segment's offset, over its mean signal.
+    shift : float, m
+        Of the detector, in x and in y.
+    rotation : float, rad
+    tilt : float
+        Of the sample's mean slope, in x and in y.
+    contrast : float
+        Of the scale of each part of the contrast.
+    """
+
+    gain: float = 0.1
+    offset: float = 0.005
+    shift: float = 0.3e-3
+    rotation: float = math.radians(2.0)
+    tilt: float = 0.1
+    contrast: float = 0.3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """What a frame and the beliefs tell of the nuisances.
+
+    Attributes
+    ----------
+    nuisances, errors : Nuisances
+        Values and their standard errors.
+    combination, combination_error : (2,) tensors
+        The mean slope that would stand for shift, gains, offsets and tilt together, in x and in y.
+    """
+
+    nuisances: Nuisances
+    errors: Nuisances
+    combination: Tensor
+    combination_error: Tensor
+
+
+PARTS = 4
+
+
+class _Numbers:
+    """Places of the numbers in one vector: gains, offsets, shift, rotation, tilt, contrast."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.gains, self.offsets = slice(0, count), slice(count, 2 * count)
+        self.shift, self.rotation = slice(2 * count, 2 * count + 2), 2 * count + 2
+        self.tilt = slice(2 * count + 3, 2 * count + 5)
+        self.contrast = slice(2 * count + 5, 2 * count + 5 + PARTS)
+        self.total = 2 * count + 5 + PARTS
+
+    def nuisances(self, x: Tensor, levels: Tensor, centre: float = 1.0) -> Nuisances:
+        """Return the numbers as nuisances; ``centre`` 0 for their errors."""
+        return Nuisances(
+            (centre + x[self.gains]).float(),
+            (x[self.offsets] * levels).float(),
+            x[self.shift],
+            x[self.rotation],
+            x[self.tilt].float(),
+        )
+
+
+def estimate_nuisances(
+    forward: Forward, observed: Observation, emitted: Tensor, beliefs: Beliefs, rounds: int = 3
+) -> Estimate:
+    """Return the nuisances of greatest posterior probability for what the surface emits, by Gauss–Newton.
+
+    Parameters
+    ----------
+    forward : Forward
+    observed : Observation
+    emitted : (K, H, W) tensor
+    beliefs : Beliefs
+    rounds : int
+    """
+    numbers = _Numbers(len(forward.live))
+    x = torch.zeros(numbers.total, dtype=torch.float64)
+    prior = _prior(numbers, beliefs)
+    precision, levels = prior, observed.signals.mean(dim=(1, 2)).double()
+    contrast = _contrast(forward, emitted)
+    for _ in range(rounds):
+        columns, expected = _columns(forward, emitted, contrast, x, numbers, levels)
+        weight = observed.weight.double() / observed.variances(expected.float()).double()
+        residual = observed.signals.double() - expected
+        precision = prior + torch.einsum("alhw,blhw,lhw->ab", columns, columns, weight)
+        pull = torch.einsum("alhw,lhw,lhw->a", columns, residual, weight) - prior @ x
+        x = x + torch.linalg.solve(precision, pull)
+    return _told(forward, observed, x, torch.linalg.inv(precision), numbers)
+
+
+def _prior(numbers: _Numbers, beliefs: Beliefs) -> Tensor:
+    """Return the precision of what is believed beforehand."""
+    spread = torch.ones(numbers.total, dtype=torch.float64)
+    for place, value in (
+        (numbers.gains, beliefs.gain),
+        (numbers.offsets, beliefs.offset),
+        (numbers.shift, beliefs.shift),
+        (numbers.rotation, beliefs.rotation),
+        (numbers.tilt, beliefs.tilt),
+        (numbers.contrast, beliefs.contrast),
+    ):
+        spread[place] = value
+    prior = torch.diag(1 / spread**2)
+    # The common factor of all gains is the probe current's, of which nothing is believed.
+    prior[numbers.gains, numbers.gains] -= (1 - 1e-6) / (beliefs.gain**2 * numbers.count)
+    return prior
+
+
+def _contrast(forward: Forward, emitted: Tensor) -> Tensor:
+    """Return the parts of the emission's contrast: the sum's, that of slopes in x, in y, and the rest. (4, K, H, W)."""
+    basis = forward.model.basis
+    relief = emitted - emitted.mean(dim=(1, 2), keepdim=True)
+    order, sine = torch.from_numpy(basis.order), torch.from_numpy(basis.sine)
+    masks = [order == 0, (order == 1) & ~sine, (order == 1) & sine, order > 1]
+    return torch.stack([relief * mask[:, None, None] for mask in masks])
+
+
+def _columns(
+    forward: Forward, emitted: Tensor, contrast: Tensor, x: Tensor, numbers: _Numbers, levels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of the signals by each number, (N, L, H, W), and the signals, (L, H, W)."""
+    shape = (emitted.shape[1], emitted.shape[2])
+    at = numbers.nuisances(x, levels)
+    responses = forward.responses(at)
+
+    def collected(change: Nuisances) -> Tensor:
+        return forward.collect(emitted, forward.responses(change).float(), (0, 0), shape).double()
+
+    gains = at.gains.double()[:, None, None]
+    plain = collected(at)
+    columns = torch.zeros(numbers.total, numbers.count, *shape, dtype=torch.float64)
+    for index in range(numbers.count):
+        columns[numbers.gains][index, index] = plain[index]
+        columns[numbers.offsets][index, index] = levels[index]
+    for place, step in ((numbers.shift.start, 1e-5), (numbers.shift.start + 1, 1e-5), (numbers.rotation, 1e-3)):
+        moved = x.clone()
+        moved[place] += step
+        columns[place] = gains * (collected(numbers.nuisances(moved, levels)) - plain) / step
+    tilted = responses[0].double() @ forward.tilt_emission().double()
+    columns[numbers.tilt] = (gains * tilted[:, None, :]).permute(2, 0, 1)[..., None].expand(-1, -1, *shape)
+    for part, values in zip(columns[numbers.contrast], contrast, strict=True):
+        part[:] = gains * torch.einsum("lk,khw->lhw", responses[0].float(), values).double()
+    expected = gains * plain + forward.levels(responses, at).double()[:, None, None]
+    scaled = torch.einsum("alhw,a->lhw", columns[numbers.contrast], x[numbers.contrast])
+    return columns, expected + scaled
+
+
+def _told(forward: Forward, observed: Observation, x: Tensor, covariance: Tensor, numbers: _Numbers) -> Estimate:
+    levels = observed.signals.mean(dim=(1, 2)).double()
+    responses = forward.responses()
+    slopes = responses[0].double() @ forward.tilt_emission().double()
+    # What each number does to the mean signals, as the slope that would do the same, by weighted least squares.
+    weight = 1 / observed.mean_variances().double()
+    solve = torch.linalg.solve(slopes.T @ (weight[:, None] * slopes), slopes.T * weight)
+    effect = torch.zeros(numbers.count, numbers.total, dtype=torch.float64)
+    effect[:, numbers.gains] = torch.diag(levels)
+    effect[:, numbers.offsets] = torch.diag(levels)
+    field = torch.zeros(1, 8, 8)
+    flat = forward.model.local(field, field + float(forward.condition.oxide), forward.condition)[0, :, 4, 4].double()
+    # A detector moved by +x is a pixel at −x.
+    effect[:, numbers.shift] = -(responses[1:].double() @ flat).T
+    effect[:, numbers.tilt] = slopes
+    mapping = solve @ effect
+    spread = torch.diagonal(mapping @ covariance @ mapping.T).clamp(min=0).sqrt()
+    errors = covariance.diagonal().clamp(min=0).sqrt()
+    return Estimate(
+        numbers.nuisances(x, levels), numbers.nuisances(errors, levels, centre=0.0), mapping @ x, spread
+    )
