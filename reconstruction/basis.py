@@ -1,7 +1,7 @@
 """The basis of the emission field: what a pixel emits, apart from what any hardware collects.
 
-Each pixel of a surface sends its backscattered signal into directions d with some density I(d) per solid angle, of which
-a diode sees the part above its threshold: an electron of energy E counts with the weight max(E − E_th, 0)/E₀. Within
+Each pixel of a surface sends its backscattered signal into directions d with some density I(d) per solid angle, of
+which a diode sees the part above its threshold: an electron of energy E counts with the weight max(E − E_th, 0)/E₀. Within
 the polar cap that a diode under the pole piece can cover, I is expanded in smooth functions,
 
     I(d) = Σ_j c_j φ_j(d),     φ = P_mk(d_z) · Re (d_x + i d_y)^m   or   P_mk(d_z) · Im (d_x + i d_y)^m,
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 WIDEST = 2.3
-"""Tangent of the half angle of the cap: 66.5°. A diode of 10 mm radius at 5 mm reaches 2.0, off its axis a little more."""
+"""Tangent of the half angle of the cap: 66.5°. A diode of 10 mm radius at 5 mm reaches 2.0, off its axis more."""
 POLAR = (5, 5, 4, 3, 2)
 """Polar functions of each azimuthal harmonic m = 0 … 4."""
 

@@ -98,6 +98,16 @@ def material(name: str) -> Material:
     return found
 
 
+ELECTRON_RANGE = {"Cu": 9.798e-9, "Cu2O": 13.927e-9}
+"""Metres at 1 keV, after K. Kanaya and S. Okayama (J. Phys. D 5 (1972) 43): 0.0276 A/(Z^0.89 ρ) µm, A in g/mol, ρ in
+g/cm³; in the oxide 1/(ρR) is the mean over mass fractions, with 6.0 g/cm³."""
+
+
+def electron_range(name: str, energy: float) -> float:
+    """Return how far electrons reach in Cu or Cu2O (m), for a beam energy in keV: it grows as E^1.67."""
+    return float(ELECTRON_RANGE[name] * energy**1.67)
+
+
 HIGH_THRESHOLD = 0.3
 """Threshold of a diode over the beam's energy from which on its effect on slopes is said."""
 _THRESHOLD_EFFECT = ((0.2, 0.6, 0.8), (0.99, 0.845, 0.68))

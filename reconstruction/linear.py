@@ -55,7 +55,8 @@ class Linear:
         n, (h, w) = self.reach, self.shape
         padded = _mirrored(z, n)
         spectrum = torch.fft.rfft2(padded, s=self._grid())
-        return torch.fft.irfft2(spectrum * self.transfer, s=self._grid())[:, n : n + h, n : n + w]
+        answer: Tensor = torch.fft.irfft2(spectrum * self.transfer, s=self._grid())
+        return answer[:, n : n + h, n : n + w]
 
     def adjoint(self, signals: Tensor) -> Tensor:
         """Return the transpose of :meth:`apply`: signals (L, H, W) to heights (H, W)."""
@@ -119,7 +120,8 @@ def _information(kernels: Tensor, shape: tuple[int, int], weights: Tensor) -> Te
         row = 2 * torch.cos(k[:, None] * torch.arange(half))
         row[:, 0] = 1
         cosines.append(row)
-    return (cosines[0] @ even @ cosines[1].T).clamp(min=0).float()
+    found: Tensor = cosines[0] @ even @ cosines[1].T
+    return found.clamp(min=0).float()
 
 
 def linearise(forward: Forward, shape: tuple[int, int], nuisances: Nuisances | None = None) -> Linear:
@@ -179,9 +181,7 @@ def wiener(linear: Linear, observed: Observation, power: Tensor, information: Te
     return inverse_cosine_transform(wiener_modes(linear, observed, power, information))
 
 
-def wiener_modes(
-    linear: Linear, observed: Observation, power: Tensor, information: Tensor | None = None
-) -> Tensor:
+def wiener_modes(linear: Linear, observed: Observation, power: Tensor, information: Tensor | None = None) -> Tensor:
     """Return the cosine modes of :func:`wiener`."""
     told = linear.information(observed) if information is None else information
     excess = (observed.signals - observed.signals.mean(dim=(1, 2), keepdim=True)) * observed.weight

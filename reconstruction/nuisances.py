@@ -192,6 +192,4 @@ def _told(forward: Forward, observed: Observation, x: Tensor, covariance: Tensor
     mapping = solve @ effect
     spread = torch.diagonal(mapping @ covariance @ mapping.T).clamp(min=0).sqrt()
     errors = covariance.diagonal().clamp(min=0).sqrt()
-    return Estimate(
-        numbers.nuisances(x, levels), numbers.nuisances(errors, levels, centre=0.0), mapping @ x, spread
-    )
+    return Estimate(numbers.nuisances(x, levels), numbers.nuisances(errors, levels, centre=0.0), mapping @ x, spread)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,11 @@ from reconstruction.images import Provenance
 from reconstruction.integrate import BLOCK, blocks, from_blocks, height_sigma, integrate
 from reconstruction.metrology import Figure, root_mean_square_height
 
+if TYPE_CHECKING:
+    from reconstruction.nuisances import Estimate
+
 Singles = NDArray[np.float32]
+Quality = Literal["preview", "fast", "full"]
 
 SATURATED, SHADOW, STEEP = 1, 2, 4
 """Bits of :attr:`Reconstruction.flags`."""
@@ -66,7 +70,8 @@ class Reconstruction:
     flags : (H, W) uint8 array
         ``SATURATED``, ``SHADOW``, ``STEEP``: there the slope is a guess and σ is grown.
     segments : tuple of SegmentEstimate
-    law : SegmentLaw
+    law : SegmentLaw or None
+        None where fewer than three segments are alive.
     figures : mapping of str to Figure
     assumptions : tuple of str
         Sentences.
@@ -74,6 +79,13 @@ class Reconstruction:
         What was reconstructed.
     provenance : Provenance or None
         Where the figures of a frame from files came from.
+    quality : {"preview", "fast", "full"}
+    brightness : (H, W) float32 array or None
+        Sum signal that the heights explain, over a flat surface's; None where the law tells it.
+    oxide : (H, W) float32 array or None
+        Share of Cu2O, 0 … 1, where it was sought.
+    nuisances : Estimate or None
+        Gains, offsets and detector's place, as estimated with the heights.
     """
 
     heights: HeightMap
@@ -83,11 +95,15 @@ class Reconstruction:
     total: Singles
     flags: NDArray[np.uint8]
     segments: tuple[SegmentEstimate, ...]
-    law: SegmentLaw
+    law: SegmentLaw | None
     figures: Mapping[str, Figure]
     assumptions: tuple[str, ...]
     frame: Frame
     provenance: Provenance | None = None
+    quality: Quality = "preview"
+    brightness: Singles | None = None
+    oxide: Singles | None = None
+    nuisances: Estimate | None = None
 
     @property
     def z(self) -> NDArray[np.floating[Any]]:
@@ -106,6 +122,10 @@ class Reconstruction:
 
     def flattened(self) -> NDArray[np.floating[Any]]:
         """Return the sum signal over the brightness that the slopes explain, on pairs of pixels. (H/2, W/2), ADU."""
+        if self.brightness is not None:
+            return np.asarray(_halved(self.total) / np.maximum(_halved(self.brightness), np.float32(0.05)))
+        if self.law is None:
+            raise ImageError("fewer than three segments are alive: the sum signal does not tell the oxide's coverage")
         total, p, q = (_halved(each) for each in (self.total, self.p, self.q))
         # (u, v) and (p, q) are so near to each other that the brightness may be looked up at either.
         return np.asarray(total / self.law.invert(p, q)[..., 2])
@@ -331,7 +351,7 @@ def _assumptions(
     ]
     threshold = threshold_note(frame.geometry.threshold, frame.beam.beam_energy)
     said += [threshold] if threshold else []
-    said += _scale_notes(segments)
+    said += scale_notes(segments)
     missing = calibration.describe_missing(frame.geometry.names, signals.states)
     if missing:
         said.append(f"{missing}: the heights come from the other segments")
@@ -340,7 +360,7 @@ def _assumptions(
     return tuple(said)
 
 
-def _scale_notes(segments: tuple[SegmentEstimate, ...]) -> list[str]:
+def scale_notes(segments: tuple[SegmentEstimate, ...]) -> list[str]:
     """Say what is not known of the vertical scale."""
     unknown = [segment for segment in segments if segment.offset_source != "measured"]
     if not unknown:

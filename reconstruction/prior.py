@@ -7,8 +7,8 @@ estimate of a mode and V what noise makes of it, ẑ has the variance P + V, so 
     −2 log evidence = Σ log(P + V) + ẑ²/(P + V)
 
 (P. Whittle, J. R. Stat. Soc. B 15 (1953) 125), plus a weak penalty on the polygon's bends and one on waves shorter than
-a dozen pixels that would hardly fall in strength: the spectrum of a step falls as k⁻³, that of a crease as k⁻⁵, and what
-does not fall there is noise that the model missed. ẑ follows from the posterior
+a dozen pixels that would hardly fall in strength: the spectrum of a step falls as k⁻³, that of a crease as k⁻⁵, and
+what does not fall there is noise that the model missed. ẑ follows from the posterior
 mean m as m (1 + V/P): the estimate and the prior determine each other, in two or three rounds.
 """
 

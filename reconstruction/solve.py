@@ -4,8 +4,8 @@ Minimises, over heights and (where it is asked for) the share of oxide,
 
     ½ Σ (signal − predicted)²/variance  +  ½ Σ_k |z(k)|²/P(k)  (+ the same of the oxide)
 
-by L-BFGS (J. Nocedal, Math. Comput. 35 (1980) 773) in the cosine modes' own metric: the posterior variance of the linear
-problem preconditions each step, so that some ten evaluations of the network suffice. The start is the Wiener inverse;
+by L-BFGS (J. Nocedal, Math. Comput. 35 (1980) 773) in the cosine modes' own metric: the posterior variance of the
+linear problem preconditions each step, so that some ten evaluations of the network suffice. The start is the Wiener inverse;
 between rounds the prior's strength and the nuisances are estimated again from the frame. Large fields are evaluated in
 tiles that overlap by more than the electrons reach, so that memory stays bounded and time grows as the area.
 """
@@ -339,9 +339,7 @@ def minimise(
     return x
 
 
-def _two_loops(
-    gradient: Tensor, steps: list[tuple[Tensor, Tensor]], metric: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _two_loops(gradient: Tensor, steps: list[tuple[Tensor, Tensor]], metric: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the inverse curvature applied to a gradient, from the metric and the steps so far."""
     rest, factors = gradient.clone(), []
     for step, turn in reversed(steps):

@@ -22,7 +22,8 @@ def _twist(size: int, device: str, dtype: torch.dtype) -> Tensor:
 
 def _forward(x: Tensor) -> Tensor:
     reordered = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
-    return (torch.fft.fft(reordered) * _twist(x.shape[-1], str(x.device), x.dtype)).real
+    twisted: Tensor = torch.fft.fft(reordered) * _twist(x.shape[-1], str(x.device), x.dtype)
+    return twisted.real
 
 
 def _backward(x: Tensor) -> Tensor:

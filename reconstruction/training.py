@@ -2,8 +2,8 @@
 
 The targets are the emission coefficients of single samples, about a hundred electrons to a pixel: noisy, but unbiased,
 which serves as well as clean ones. Each coefficient's error is divided by its counting variance, so that the loss of a
-perfect model is one. The diode's threshold is drawn anew for each sample and step; the symmetries of the square turn and
-mirror surfaces and coefficients alike. One family of surfaces takes no part and tells how well others are met.
+perfect model is one. The diode's threshold is drawn anew for each sample and step; the symmetries of the square turn
+and mirror surfaces and coefficients alike. One family of surfaces takes no part and tells how well others are met.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drivers.errors import InputError
-from reconstruction.basis import EmissionBasis, emission_basis
+from reconstruction.basis import EmissionBasis
 from reconstruction.exit_file import Exits, read_exits
 from reconstruction.vft import (
     STEEPEST_POWER,
@@ -359,12 +359,16 @@ def evaluate(
             weight = 1 / noise[:, None, None]
             sums += [
                 float((((found - target) ** 2) * weight).mean()),
-                float((((found - target) ** 2 - noise[:, None, None])).sum(0).mean()),
-                float((((local - target) ** 2 - noise[:, None, None])).sum(0).mean()),
-                float((((flat - target) ** 2 - noise[:, None, None])).sum(0).mean()),
+                float(((found - target) ** 2 - noise[:, None, None]).sum(0).mean()),
+                float(((local - target) ** 2 - noise[:, None, None]).sum(0).mean()),
+                float(((flat - target) ** 2 - noise[:, None, None]).sum(0).mean()),
             ]
     loss, model, local_error, signal = sums / max(1, len(chosen))
-    return {"held_out_loss": float(loss), "model_error": _root(model / signal), "local_error": _root(local_error / signal)}
+    return {
+        "held_out_loss": float(loss),
+        "model_error": _root(model / signal),
+        "local_error": _root(local_error / signal),
+    }
 
 
 def _root(square: float) -> float:

@@ -191,9 +191,7 @@ def blur_matrix(size: int, sigma: float) -> Tensor:
 
 def blur(image: Tensor, sigmas: tuple[float, ...]) -> Tensor:
     """Return images (B, H, W) blurred by Gaussians of some pixels, one for all or one for each; borders mirrored."""
-    rows, columns = (
-        torch.stack([blur_matrix(size, sigma) for sigma in sigmas]).to(image) for size in image.shape[-2:]
-    )
+    rows, columns = (torch.stack([blur_matrix(size, sigma) for sigma in sigmas]).to(image) for size in image.shape[-2:])
     if len(sigmas) == 1:
         rows, columns = rows[0], columns[0]
     return rows @ image @ columns.mT
@@ -343,7 +341,8 @@ class Block(nn.Module):
             tokens = torch.roll(tokens, (-self.shift, -self.shift), (1, 2))
         flat = tokens.reshape(batch, h * w, width)
         flat = flat + self.second(nn.functional.gelu(self.first(self.norm(flat), condition)))
-        return flat.reshape(batch, h, w, width)
+        whole: Tensor = flat.reshape(batch, h, w, width)
+        return whole
 
 
 def relative_places(pixel: float) -> Tensor:
@@ -371,8 +370,7 @@ class Network(nn.Module):
         self.second = Modulated(wide, wide, conditions)
         self.embed = nn.Conv2d(wide, token, TOKEN, TOKEN)
         self.blocks = nn.ModuleList(
-            Block(token, architecture.heads, conditions, shifted=index % 2 == 1)
-            for index in range(architecture.blocks)
+            Block(token, architecture.heads, conditions, shifted=index % 2 == 1) for index in range(architecture.blocks)
         )
         self.expand = nn.Linear(token, wide)
         self.third = Modulated(wide, wide, conditions)
@@ -400,7 +398,7 @@ class Network(nn.Module):
         spread = nn.functional.interpolate(spread, scale_factor=TOKEN, mode="bilinear", align_corners=False)
         hidden = hidden + spread.flatten(2).transpose(1, 2)
         hidden = nn.functional.gelu(self.third(hidden, condition))
-        out = (linear + self.out(hidden)).transpose(1, 2)
+        out: Tensor = (linear + self.out(hidden)).transpose(1, 2)
         return out.reshape(batch, -1, h, w)
 
 
@@ -458,7 +456,7 @@ class VisionFieldTransformer:
         rows, columns = -h % side, -w % side
         padded, share = mirror(z, rows, columns), mirror(oxide, rows, columns)
         vector = condition.vector().to(z).expand(z.shape[0], -1)
-        change = self.network(padded, share, (condition.pixel,), vector)[..., :h, :w]
+        change: Tensor = self.network(padded, share, (condition.pixel,), vector)[..., :h, :w]
         return self.local(z, oxide, condition) + self.flat_level(condition) * change
 
     def describe(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from reconstruction.basis import emission_basis
 from reconstruction.vft import Architecture, Condition, LocalLaw, Network, VisionFieldTransformer
 
 FORMAT, VERSION = "rilievo transformer", 1
-SHIPPED = Path(__file__).with_name("weights") / "copper.safetensors"
+SHIPPED = Path(__file__).with_name("trained") / "copper.safetensors"
 """Trained on Cu and Cu2O."""
 
 
@@ -139,30 +139,33 @@ def _assembled(words: dict[str, str], tensors: dict[str, Tensor]) -> VisionField
     return VisionFieldTransformer(network, law, basis, json.loads(words["card"]))
 
 
-def check_validity(card: dict[str, Any], condition: Condition, material: str) -> list[str]:
-    """Return in words where a condition lies outside a model card; empty where it lies inside.
+def check_material(card: dict[str, Any], material: str) -> None:
+    """Refuse a material that the model was not trained on.
 
     Raises
     ------
     InputError
-        For a material that the model was not trained on, which it refuses.
     """
-    limits = card["limits"]
-    if material not in limits["materials"]:
+    known = card["limits"]["materials"]
+    if material not in known:
         raise InputError(
-            f"the transformer was trained on {' and '.join(limits['materials'])}, not on {material}: use --quality "
-            "preview, whose local law knows other materials, or train it on that material"
+            f"the transformer was trained on {' and '.join(known)}, not on {material}: use --quality preview, whose "
+            "local law knows other materials, or train it on that material"
         )
+
+
+def check_validity(card: dict[str, Any], condition: Condition) -> list[str]:
+    """Return in words where a condition lies outside a model card; empty where it lies inside."""
     said = []
     for name, value, unit in (
         ("beam energy", condition.energy, " keV"),
         ("pixel size", condition.pixel, " electron ranges"),
         ("diode threshold", condition.threshold, " of the beam energy"),
     ):
-        low, high = limits[name]
+        low, high = card["limits"][name]
         if not low * 0.999 <= value <= high * 1.001:
             said.append(
-                f"THE {name.upper()} OF {value:.3g}{unit} LIES OUTSIDE WHAT THE MODEL WAS TRAINED ON, {low:g} to "
-                f"{high:g}"
+                f"THE {name.upper()} OF {value:.3g}{unit} LIES OUTSIDE WHAT THE TRANSFORMER WAS TRAINED ON, {low:g} to "
+                f"{high:g}{unit}: heights and σ are not to be trusted"
             )
     return said

@@ -1,0 +1,433 @@
+"""Heights of one frame, in the quality that is asked for.
+
+``preview`` is the local law (:mod:`reconstruction.photometric`): milliseconds, right where a pixel is larger than the
+electron range. ``fast`` is the Wiener inverse of the transformer's transfer functions, with the prior that the frame's
+evidence prefers. ``full`` solves for the surface whose image, as the transformer and the hardware's geometry make it,
+explains the frame, and estimates gains, offsets and the detector's place with it. Nothing is used but the frame and
+the geometry.
+
+>>> result = reconstruct(frame, quality="full")        # doctest: +SKIP
+>>> result.z, result.sigma, result.figures["roughness"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers.errors import ImageError, InputError
+from drivers.frame import Frame
+from drivers.sample import HeightMap
+from drivers.units import KEV
+from reconstruction import calibration, photometric
+from reconstruction.calibration import SegmentEstimate, Signals
+from reconstruction.emission import electron_range
+from reconstruction.integrate import BLOCK
+from reconstruction.metrology import Figure, root_mean_square_height, without_plane
+from reconstruction.photometric import SATURATED, SHADOW, SKIRT_SCALE, Quality, Reconstruction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reconstruction.fidelity import Forward, Observation
+    from reconstruction.nuisances import Beliefs, Estimate
+    from reconstruction.solve import Effort, Progress, Solution, State
+    from reconstruction.vft import VisionFieldTransformer
+
+LAYERED = "Cu2O on Cu"
+"""The material of a sample whose share of oxide is sought in each pixel."""
+MODEL_SCALE = 0.03
+"""Relative standard uncertainty of vertical figures from the transformer."""
+GAIN_KNOWN, GAIN_UNKNOWN = 0.05, 0.15
+"""Standard deviations of what channels say of their relative gains, and of gains balanced by the mean signals."""
+STEEPEST = 70.0
+"""Degrees: the training met no steeper faces to speak of."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A frame ready for the inverse.
+
+    Attributes
+    ----------
+    forward : Forward
+    observed : Observation
+    beliefs : Beliefs
+    signals : Signals
+    segments : tuple of SegmentEstimate
+    flags : (H, W) uint8 array
+    notes : tuple of str
+        Where the frame lies outside of what the model was trained on.
+    """
+
+    forward: Forward
+    observed: Observation
+    beliefs: Beliefs
+    signals: Signals
+    segments: tuple[SegmentEstimate, ...]
+    flags: NDArray[np.uint8]
+    notes: tuple[str, ...]
+
+
+def reconstruct(
+    frame: Frame,
+    *,
+    quality: Quality = "full",
+    material: str = "Cu",
+    dark: Frame | None = None,
+    even_field: bool = False,
+    model: VisionFieldTransformer | None = None,
+    beliefs: Beliefs | None = None,
+    effort: Effort | None = None,
+    start: State | None = None,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Return the heights of one exposure.
+
+    Parameters
+    ----------
+    frame : Frame
+    quality : {"preview", "fast", "full"}
+    material : str
+        ``Cu``, ``Cu2O``, or ``Cu2O on Cu``, whose oxide is sought with the heights; the preview knows others.
+    dark : Frame, optional
+        Taken with the beam blanked; measures each segment's offset.
+    even_field : bool
+        Remove what bends the whole field like a bowl, in the preview: for a detector whose radii are not known.
+    model : VisionFieldTransformer, optional
+        The shipped one unless given (:func:`reconstruction.weights.load_model`).
+    beliefs : Beliefs, optional
+        How well gains, offsets and the detector's place are known.
+    effort : Effort, optional
+    start : State, optional
+        Of a frame before, to begin with.
+    progress : callable, optional
+
+    Returns
+    -------
+    Reconstruction
+
+    Raises
+    ------
+    ImageError
+        When too few segments carry a signal.
+    InputError
+        For a material or a detector that the model does not know, or weights that cannot be read.
+    """
+    if quality not in get_args(Quality):
+        raise InputError(f"expected the quality preview, fast or full; got {quality!r}")
+    if dark is not None:
+        frame = frame.with_offsets_of(dark)
+    substrate = "Cu" if material == LAYERED else material
+    if quality == "preview":
+        return photometric.reconstruct(frame, material=substrate, even_field=even_field)
+    prepared = prepare(frame, material, model, beliefs)
+    if quality == "fast":
+        return _fast(frame, prepared, material)
+    from reconstruction.solve import solve
+
+    solution = solve(
+        prepared.forward,
+        prepared.observed,
+        beliefs=prepared.beliefs,
+        effort=effort,
+        with_oxide=material == LAYERED,
+        start=start,
+        progress=progress,
+    )
+    return _full(frame, prepared, solution, material)
+
+
+def prepare(
+    frame: Frame, material: str, model: VisionFieldTransformer | None = None, beliefs: Beliefs | None = None
+) -> Prepared:
+    """Return a frame's signals and the forward model of its microscope.
+
+    Raises
+    ------
+    ImageError
+        When fewer than two segments carry a signal.
+    InputError
+        For a material or a detector that the model does not know.
+    """
+    from reconstruction.fidelity import PROBE_FWHM, Forward
+    from reconstruction.response import check_reach
+    from reconstruction.vft import Condition
+    from reconstruction.weights import check_material, check_validity, load_model
+
+    chosen = model or load_model()
+    substrate = "Cu" if material == LAYERED else material
+    energy = frame.beam.beam_energy / KEV
+    check_material(chosen.card, substrate)
+    size = frame.beam.pixel_size / electron_range(substrate, energy)
+    condition = Condition(size, energy, frame.geometry.threshold / frame.beam.beam_energy, substrate == "Cu2O")
+    notes = check_validity(chosen.card, condition)
+    if condition.threshold >= 1:
+        raise InputError(
+            f"the diode's threshold of {frame.geometry.threshold / KEV:g} keV is not below the beam energy of "
+            f"{energy:g} keV: no backscattered electron gives a signal"
+        )
+    check_reach(frame.geometry)
+    signals = calibration.read_signals(frame)
+    if len(signals.live) < 2:
+        missing = calibration.describe_missing(frame.geometry.names, signals.states)
+        raise ImageError(f"two live segments are needed to tell anything of the heights; {missing}")
+    probe = (frame.beam.probe_diameter or 0.0) / PROBE_FWHM / frame.beam.pixel_size
+    forward = Forward(chosen, condition, frame.geometry, signals.live, frame.beam.pixel_size, probe)
+    segments = _segments(frame, signals)
+    observed = _observe(frame, forward, signals, segments)
+    return Prepared(
+        forward,
+        observed,
+        beliefs or _beliefs(frame, signals),
+        signals,
+        segments,
+        _flags(observed),
+        tuple(notes),
+    )
+
+
+def _segments(frame: Frame, signals: Signals) -> tuple[SegmentEstimate, ...]:
+    """Return what is known of each segment before the heights are: gains not yet estimated."""
+    found = []
+    for index, channel in enumerate(frame.channels):
+        level = float(signals.means[index].mean())
+        variance = calibration.noise_variance(frame.counts[index])
+        noise_gain, read = calibration.noise_model(channel, variance, level)
+        if channel.gain is not None and channel.gain_unit == "ADU/electron":
+            noise_gain, read = channel.gain, channel.read_noise or 0.0
+        offset, error = float(signals.offsets[index]), float(signals.offset_errors[index])
+        found.append(
+            SegmentEstimate(
+                name=channel.name,
+                state=signals.states[index],
+                offset=offset,
+                offset_source=signals.sources[index],
+                offset_interval=(offset - 1.96 * error, offset + 1.96 * error),
+                gain=1.0 if index in signals.live else 0.0,
+                gain_interval=(0.0, math.inf),
+                noise_gain=noise_gain,
+                read_noise=read,
+            )
+        )
+    return tuple(found)
+
+
+def _observe(frame: Frame, forward: Forward, signals: Signals, segments: tuple[SegmentEstimate, ...]) -> Observation:
+    import torch
+
+    from reconstruction.fidelity import Observation
+
+    live = list(signals.live)
+    field = torch.zeros(1, 8, 8)
+    flat = forward.model.local(field, field + float(forward.condition.oxide), forward.condition)[0, :, 4, 4]
+    levels = (forward.responses()[0].float() @ flat).numpy()
+    means = signals.means[live].mean(axis=(1, 2))
+    gains = [frame.channels[index].gain for index in live]
+    if all(gain is not None for gain in gains):
+        # Channels tell their gains: their ratios are kept, the common factor is the beam's.
+        told = np.array(gains, dtype=np.float64)
+        scales = told * float(np.mean(means / told) / np.mean(levels))
+    else:
+        scales = means / levels
+    offsets = np.array([segments[index].offset for index in live])
+    counts = frame.counts[live].astype(np.float32)
+    values = (counts - offsets[:, None, None].astype(np.float32)) / scales[:, None, None].astype(np.float32)
+    slope = np.array([segments[index].noise_gain for index in live]) / scales
+    floor = np.array([segments[index].read_noise ** 2 + 1 / 12 for index in live]) / scales**2
+    good = np.ones(frame.shape, np.float32)
+    for index in live:
+        good[frame.counts[index] >= frame.channels[index].saturation] = 0.0
+    return Observation(
+        torch.from_numpy(values),
+        torch.from_numpy(np.maximum(slope, 1e-9)).float(),
+        torch.from_numpy(floor).float(),
+        torch.from_numpy(good),
+        torch.from_numpy(scales).float(),
+    )
+
+
+def _beliefs(frame: Frame, signals: Signals) -> Beliefs:
+    from reconstruction.nuisances import Beliefs
+
+    live = list(signals.live)
+    known = all(frame.channels[index].gain is not None for index in live)
+    share = signals.offset_errors[live] / signals.means[live].mean(axis=(1, 2))
+    worst = float(np.max(share)) if np.isfinite(share).all() else 0.05
+    return Beliefs(gain=GAIN_KNOWN if known else GAIN_UNKNOWN, offset=float(np.clip(worst, 0.005, 0.05)))
+
+
+def _flags(observed: Observation) -> NDArray[np.uint8]:
+    """Return what is flagged before the heights are known: saturated and shadowed pixels."""
+    from scipy.ndimage import uniform_filter
+
+    total = uniform_filter(observed.signals.sum(dim=0).numpy(), BLOCK)
+    flags = (SHADOW * (total < photometric.SHADOW_SHARE * np.median(total))).astype(np.uint8)
+    return np.asarray(flags | (SATURATED * (observed.weight.numpy() == 0)).astype(np.uint8), dtype=np.uint8)
+
+
+def _fast(frame: Frame, prepared: Prepared, material: str) -> Reconstruction:
+    from reconstruction.linear import linearise
+    from reconstruction.solve import first_state
+
+    shape = frame.shape
+    linear = linearise(prepared.forward, shape)
+    information = linear.information(prepared.observed)
+    state = first_state(prepared.forward, prepared.observed, linear, information)
+    predicted = linear.flat[:, None, None] + linear.apply(state.z)
+    brightness = (predicted.sum(dim=0) / linear.flat.sum()).numpy()
+    return _assembled(frame, prepared, state, information, brightness, "fast", material, None)
+
+
+def _full(frame: Frame, prepared: Prepared, solution: Solution, material: str) -> Reconstruction:
+    explained = solution.predicted.sum(dim=0) / solution.linear.flat.sum()
+    oxide = solution.state.oxide
+    # What the relief explains: without what the oxide takes off.
+    share = _oxide_brightness(prepared.forward)
+    brightness = (explained / (1 + (share - 1) * oxide.clamp(0, 1))).numpy()
+    return _assembled(frame, prepared, solution.state, solution.information, brightness, "full", material, solution)
+
+
+def _oxide_brightness(forward: Forward) -> float:
+    """Return the sum signal of a thick oxide over the substrate's."""
+    import torch
+
+    none, whole = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
+    response = forward.responses()[0].float().sum(dim=0)
+    signals = [
+        float(response @ forward.model.local(none, share, forward.condition)[0, :, 4, 4]) for share in (none, whole)
+    ]
+    return signals[1] / signals[0]
+
+
+def _assembled(
+    frame: Frame,
+    prepared: Prepared,
+    state: State,
+    information: Tensor,
+    brightness: NDArray[np.float32],
+    quality: Quality,
+    material: str,
+    solution: Solution | None,
+) -> Reconstruction:
+    import torch
+
+    from reconstruction.uncertainty import posterior
+    from reconstruction.vft import slopes
+
+    pixel = frame.beam.pixel_size
+    z = without_plane(state.z.double().numpy()) * pixel
+    flat = torch.from_numpy(z / pixel).float()
+    p, q = (each.numpy() for each in slopes(flat[None]))
+    steep = np.hypot(p[0], q[0]) > math.tan(math.radians(STEEPEST))
+    flags = (prepared.flags | (photometric.STEEP * steep)).astype(np.uint8)
+    blind = torch.from_numpy((flags & (SATURATED | SHADOW)) > 0)
+    doubt = posterior(flat, information, state.power, blind)
+    sigma = (doubt.sigma * pixel).astype(np.float32)
+    estimate = solution.estimate if solution is not None else None
+    total = (prepared.observed.signals.sum(dim=0) * float(prepared.observed.scales.mean())).numpy()
+    heights = HeightMap(z - z.mean(), pixel)
+    figures = _figures(heights, sigma, flags, doubt.bound * pixel, doubt.resolution * pixel, solution)
+    return Reconstruction(
+        heights=heights,
+        sigma=sigma,
+        p=p[0].astype(np.float32),
+        q=q[0].astype(np.float32),
+        total=total.astype(np.float32),
+        flags=flags,
+        segments=_with_gains(prepared, estimate),
+        law=None,
+        figures=figures,
+        assumptions=_assumptions(frame, prepared, material, quality, estimate),
+        frame=frame,
+        quality=quality,
+        brightness=brightness.astype(np.float32),
+        oxide=state.oxide.clamp(0, 1).numpy() if material == LAYERED and solution is not None else None,
+        nuisances=estimate,
+    )
+
+
+def _with_gains(prepared: Prepared, estimate: Estimate | None) -> tuple[SegmentEstimate, ...]:
+    scales = prepared.observed.scales.double().numpy()
+    gains = scales / scales.mean()
+    errors = np.full(len(gains), prepared.beliefs.gain)
+    if estimate is not None:
+        found = gains * estimate.nuisances.gains.double().numpy()
+        gains, errors = found / found.mean(), estimate.errors.gains.double().numpy()
+    segments = list(prepared.segments)
+    for place, index in enumerate(prepared.forward.live):
+        half = 1.96 * gains[place] * errors[place]
+        segments[index] = replace(
+            segments[index],
+            gain=float(gains[place]),
+            gain_interval=(float(gains[place] - half), float(gains[place] + half)),
+        )
+    return tuple(segments)
+
+
+def _figures(
+    heights: HeightMap,
+    sigma: NDArray[np.float32],
+    flags: NDArray[np.uint8],
+    bound: float,
+    resolution: float,
+    solution: Solution | None,
+) -> dict[str, Figure]:
+    nm = 1e-9
+    mean_sigma = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
+    model = math.hypot(MODEL_SCALE, SKIRT_SCALE)
+    roughness, height_range = root_mean_square_height(heights.z), float(np.ptp(heights.z))
+    noise = mean_sigma**2 / max(2 * roughness, mean_sigma)
+    found = {
+        "roughness": Figure(roughness / nm, math.hypot(noise, model * roughness) / nm, "nm"),
+        "height_range": Figure(
+            height_range / nm, math.hypot(math.sqrt(2) * float(sigma.max()), model * height_range) / nm, "nm"
+        ),
+        "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
+        "flagged": Figure(float(np.mean(flags > 0)), None, ""),
+        "bound": Figure(bound / nm, None, "nm"),
+        "resolution": Figure(resolution / nm, None, "nm"),
+    }
+    if solution is not None:
+        found["misfit"] = Figure(solution.misfit, math.sqrt(2 / solution.predicted.numel()), "")
+    return found
+
+
+def _assumptions(
+    frame: Frame, prepared: Prepared, material: str, quality: Quality, estimate: Estimate | None
+) -> tuple[str, ...]:
+    condition = prepared.forward.condition
+    said = [*prepared.notes]
+    said.append(
+        f"the transformer's model of {material} at {condition.energy:g} keV, pixels of {condition.pixel:.2g} electron "
+        "ranges; the hardware's geometry is taken as given"
+    )
+    if quality == "fast":
+        said.append(
+            "linear inverse: steep or high relief comes out wrong by more than σ; the full quality is not linear"
+        )
+    said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
+    if material != LAYERED:
+        said.append("the material is the same everywhere: a contrast of composition would pass for relief")
+    missing = calibration.describe_missing(frame.geometry.names, prepared.signals.states)
+    if missing:
+        said.append(f"{missing}: the heights come from the other segments")
+    if len(prepared.forward.live) == 2:
+        said.append(
+            "TWO SEGMENTS TELL SLOPES IN ONE DIRECTION ALONE: what runs across it is the prior's guess, and σ, which "
+            "knows no directions, is too small there"
+        )
+    said += photometric.scale_notes(prepared.segments)
+    if estimate is not None:
+        x, y = estimate.combination.tolist()
+        ex, ey = estimate.combination_error.tolist()
+        said.append(
+            "detector shift, unequal gains and the sample's tilt cannot be told apart in one frame; together they look "
+            f"like a slope of {x:+.4f} ± {1.96 * ex:.4f} in x and {y:+.4f} ± {1.96 * ey:.4f} in y, which the heights "
+            "do not contain"
+        )
+    return tuple(said)
