@@ -83,6 +83,26 @@ def first_guess(shape: tuple[int, int], pixel: float) -> Tensor:
     return torch.from_numpy(30.0 * (np.hypot(k, 0.3 * bend) / (0.3 * bend)) ** -4.0).float()
 
 
+def rescaled(values: Tensor, squares: Tensor) -> Tensor:
+    """Return a spectrum with its level in each ring taken from squares that scatter about the truth. (H, W).
+
+    Parameters
+    ----------
+    values : (H, W) tensor
+        Of the right shape within a ring.
+    squares : (H, W) tensor
+        Squares of independent normal variates of the wanted variance: their mean over some rings is taken.
+    """
+    ring = rings((values.shape[0], values.shape[1]))
+    flat = np.maximum(values.double().numpy(), 1e-12)
+    ratio = ring.mean(squares.double().numpy() / flat, np.ones(flat.shape))
+    # Averaged over neighbouring rings until a few hundred modes tell it.
+    place = np.log(ring.k)
+    near = np.exp(-0.5 * ((place[:, None] - place[None, :]) / 0.15) ** 2) * ring.counts
+    smooth = (near @ ratio + 30.0) / (near.sum(axis=1) + 30.0)
+    return torch.from_numpy(flat * np.clip(smooth, 0.1, 10.0)[ring.index]).float()
+
+
 def evidence_power(modes: Tensor, power: Tensor, information: Tensor) -> Tensor:
     """Return the prior's variance of each mode that the frame's evidence prefers. (H, W).
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.linear import Linear, linearise, wiener_modes
 from reconstruction.nuisances import Beliefs, Estimate, estimate_nuisances
-from reconstruction.prior import evidence_power, first_guess
+from reconstruction.prior import evidence_power, first_guess, rescaled
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
 from reconstruction.vft import TOKEN, WINDOW
 
@@ -152,6 +152,33 @@ class Problem:
         self.predicted = predicted
         return total, gradient, slope
 
+    def probed_information(self, state: State, flat: Tensor, seed: int = 0) -> Tensor:
+        """Return the information on each mode around a solution, where it differs from a flat surface's. (H, W).
+
+        White noise of the signals, sent back through the model, gives heights whose power in each mode is the
+        information there. One such draw, averaged over rings, rescales what was computed for a flat surface.
+
+        Parameters
+        ----------
+        state : State
+        flat : (H, W) tensor
+        seed : int
+        """
+        self.evaluations += 1
+        noise = torch.randn(self.observed.signals.shape, generator=torch.Generator().manual_seed(seed))
+        responses = self.forward.responses(state.nuisances).float()
+        gains = state.nuisances.gains[:, None, None]
+        answer = torch.zeros_like(state.z)
+        for outer, inner, core in tiles(self.shape):
+            part = state.z[outer].detach().clone().requires_grad_(True)
+            emitted = self.forward.emission(part, state.oxide[outer])[:, core[0], core[1]]
+            signal = self.forward.collect(emitted, responses, (inner[0].start, inner[1].start), self.shape) * gains
+            deviation = self.observed.variances(signal.detach()).sqrt() / self.observed.weight[inner].sqrt()
+            (signal * (noise[:, inner[0], inner[1]] / deviation)).sum().backward()  # type: ignore[no-untyped-call]
+            if part.grad is not None:
+                answer[outer] += part.grad
+        return rescaled(flat, cosine_transform(answer) ** 2)
+
     def emission(self, z: Tensor, oxide: Tensor) -> Tensor:
         """Return the emission of the whole field, without gradients. (K, H, W)."""
         out = torch.zeros(len(self.forward.model.basis), *self.shape)
@@ -235,6 +262,7 @@ def solve(
         emitted = problem.emission(state.z, state.oxide)
         estimate = estimate_nuisances(forward, observed, emitted, beliefs)
         state.nuisances = estimate.nuisances
+        information = problem.probed_information(state, linear.information(observed), number)
         if number < len(work.rounds) - 1:
             state.power = evidence_power(cosine_transform(state.z), state.power, information)
     assert estimate is not None  # noqa: S101  there is one round at least
