@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from drivers.clock import Clock
     from drivers.contract import Instrument
     from drivers.document import Document
+    from reconstruction.live import LiveQuality
 
 TWIN = "twin"
 """Name of the driver whose devices are simulated, and live on a virtual clock."""
@@ -127,11 +128,21 @@ def open_instrument(path: Path | None = None, speed: float | None = None) -> Ite
         instrument.close()
 
 
-def start_live(capacity: int = 8) -> Live:
-    """Start the live reconstruction's process."""
+def start_live(capacity: int = 8, quality: LiveQuality = "preview", material: str = "Cu") -> Live:
+    """Start the live reconstruction's process.
+
+    Parameters
+    ----------
+    capacity : int
+        Frames that may wait at once.
+    quality : {"auto", "preview", "fast", "full"}
+        The preview unless said: what ``auto`` chooses hangs on this computer's speed, and a night on a virtual clock
+        has to repeat to the bit.
+    material : str
+    """
     from reconstruction.live import LiveReconstruction
 
-    return LiveReconstruction(capacity=capacity)
+    return LiveReconstruction(capacity=capacity, quality=quality, material=material)
 
 
 def _require_room(folder: Path, needed: int) -> None:
@@ -175,15 +186,20 @@ def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: 
     return Night(instrument, laboratory.log, laboratory.store, run_id, actions, feed=feed)
 
 
-def make_heights(laboratory: Laboratory, run_id: str, frames: Sequence[FrameEntry], live: Live) -> Iterator[LiveResult]:
-    """Make and log the heights of frames that the store holds; yields what became of each."""
+def make_heights(
+    laboratory: Laboratory, run_id: str, frames: Sequence[FrameEntry], live: Live, patience: float = 120.0
+) -> Iterator[LiveResult]:
+    """Make and log the heights of frames that the store holds; yields what became of each.
+
+    ``patience`` is how many real seconds without any result are waited for.
+    """
     from acquisition import feed
     from acquisition.night import heights_path
 
     store, log = laboratory.store, laboratory.log
     by_id = {frame.id: frame for frame in frames}
     wanted = [(frame.id, heights_path(store, run_id, frame.number)) for frame in frames]
-    for result in feed.catch_up(live, wanted, lambda frame_id: store.read(by_id[frame_id].stored.path)):
+    for result in feed.catch_up(live, wanted, lambda frame_id: store.read(by_id[frame_id].stored.path), patience):
         feed.log_result(log, store, result)
         yield result
 

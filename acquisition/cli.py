@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from acquisition.feed import Live
     from acquisition.plan import Plan
     from drivers.contract import Instrument
+    from reconstruction.live import LiveQuality
 
 app = typer.Typer(
     name="rilievo",
@@ -52,6 +53,14 @@ InstrumentPath = Annotated[
 Speed = Annotated[
     float | None,
     typer.Option("--speed", help="Virtual seconds per second of a simulated instrument; 1 is real time."),
+]
+LiveQualityName = Annotated[
+    str | None,
+    typer.Option(
+        "--live-quality",
+        help="Of the heights made while it runs: preview unless given, so that simulated nights repeat to the bit; "
+        "fast; or auto, the best of both that keeps up with the frames.",
+    ),
 ]
 RunArgument = Annotated[str, typer.Argument(help="Id of the run, or enough of its beginning; 'last' is the newest.")]
 
@@ -145,12 +154,14 @@ def demo(
     data: Data = None,
     db: Database = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+    live_quality: LiveQualityName = None,
     as_json: Json = False,
 ) -> None:
     """Play the bundled copper redox night on the simulated microscope and write its report."""
     from acquisition.recipe import ready_made
 
-    _play(ready_made()["copper-redox"], None, None, data, db, report_to=output, as_json=as_json)
+    recipe = ready_made()["copper-redox"]
+    _play(recipe, None, None, data, db, live_quality=live_quality, report_to=output, as_json=as_json)
 
 
 @app.command()
@@ -161,10 +172,13 @@ def run(
     data: Data = None,
     db: Database = None,
     heights: Annotated[bool, typer.Option("--heights/--no-heights", help="Make heights while it runs.")] = True,
+    live_quality: LiveQualityName = None,
     as_json: Json = False,
 ) -> None:
     """Play a recipe, on the simulated microscope unless an instrument is named."""
-    _play(recipe, instrument, speed, data, db, heights=heights, as_json=as_json)
+    if live_quality is not None and not heights:
+        raise InputError("--live-quality cannot be given with --no-heights", "--live-quality")
+    _play(recipe, instrument, speed, data, db, heights=heights, live_quality=live_quality, as_json=as_json)
 
 
 def _play(
@@ -175,6 +189,7 @@ def _play(
     db: str | None,
     *,
     heights: bool = True,
+    live_quality: str | None = None,
     report_to: Path | None = None,
     as_json: bool = False,
 ) -> None:
@@ -182,10 +197,11 @@ def _play(
     from acquisition import app as wiring
     from acquisition.plan import check_file
 
+    level = _live_level(live_quality)
     with wiring.open_instrument(instrument_path, speed) as instrument:
         loaded, plan = check_file(recipe, instrument)
         with wiring.open_laboratory(data, db) as laboratory:
-            live = wiring.start_live() if heights else None
+            live = wiring.start_live(quality=level) if heights else None
             try:
                 run_id, outcome = _play_night(laboratory, loaded, plan, instrument, live, as_json)
                 _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
@@ -196,6 +212,19 @@ def _play(
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.state != "finished":
         raise typer.Exit(EXIT_FAILED)
+
+
+def _live_level(name: str | None) -> LiveQuality:
+    """Return the quality of live heights that an option names."""
+    known: tuple[LiveQuality, ...] = ("preview", "fast", "auto")
+    for each in known:
+        if (name or "preview") == each:
+            return each
+    raise InputError(
+        f"expected auto, preview or fast; got {name!r}. The full quality comes after the run: "
+        "rilievo reconstruct --run RUN --quality full",
+        "--live-quality",
+    )
 
 
 def _play_night(

@@ -1,4 +1,4 @@
-"""One picture of a reconstruction: the segments, the shaded heights, σ and two profiles."""
+"""One picture of a reconstruction: the segments, shaded heights, σ with what is flagged, oxide, and two profiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reconstruction.integrate import FloatArray
-from reconstruction.photometric import Reconstruction
+from reconstruction.photometric import SATURATED, SHADOW, STEEP, Reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 _INK = "#22303c"
 _ACCENTS = ("#c8553d", "#2a6f97")
 _NM = 1e-9
+_FLAGS = ((SATURATED, "saturated", "#ffd166"), (SHADOW, "in shadow", "#4cc9f0"), (STEEP, "too steep", "#95d5b2"))
+_QUALITIES = {
+    "preview": "preview: local emission law",
+    "fast": "fast: linear inverse of the transformer",
+    "full": "full: what explains the image, by the transformer",
+}
 
 
 def draw(result: Reconstruction, path: Path) -> None:
@@ -64,7 +70,8 @@ def _heights(canvas: Any, result: Reconstruction) -> None:
     from matplotlib.colors import LightSource, Normalize
 
     unit, scale = _length(result)
-    left, right = canvas.subplots(1, 2, width_ratios=[1.75, 1])
+    widths = [1.75, 1.0] if result.oxide is None else [1.75, 1.0, 1.0]
+    left, right, *more = canvas.subplots(1, len(widths), width_ratios=widths)
     z = np.asarray(result.z, dtype=np.float64) / _NM
     low, high = (float(each) for each in np.quantile(z[::2, ::2], [0.002, 0.998]))
     norm = Normalize(low, max(high, low + 1e-3))
@@ -75,18 +82,41 @@ def _heights(canvas: Any, result: Reconstruction) -> None:
         dx=result.heights.pixel_size / _NM, dy=result.heights.pixel_size / _NM, blend_mode="soft",
     )  # fmt: skip
     left.imshow(shade, extent=_extent(result, scale), interpolation="antialiased")
-    _label(left, "height", unit)
+    _label(left, f"height · {_QUALITIES[result.quality]}", unit)
     for (begin, end, _), colour in zip(_cuts(result), _ACCENTS, strict=True):
         x, y = ((points + 0.5) * scale for points in (begin, end))
         left.plot(x, result.frame.shape[0] * scale - y, color=colour, lw=1.3, ls=(0, (5, 3)))
     from matplotlib.cm import ScalarMappable
 
     canvas.colorbar(ScalarMappable(norm, "cividis"), ax=left, label="height (nm)", fraction=0.04, pad=0.015)
+    _sigma(canvas, right, result)
+    for ax in more:
+        image = ax.imshow(result.oxide, cmap="copper_r", vmin=0, vmax=1, extent=_extent(result, scale))
+        _label(ax, "share of oxide", unit)
+        canvas.colorbar(image, ax=ax, label="Cu$_2$O on Cu", fraction=0.04, pad=0.015)
+
+
+def _sigma(canvas: Any, ax: Axes, result: Reconstruction) -> None:
+    """Draw σ, and over it what is flagged."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    unit, scale = _length(result)
     sigma = result.sigma / _NM
-    top = float(np.quantile(sigma, 0.995))
-    image = right.imshow(sigma, cmap="magma", vmin=0, vmax=top, extent=_extent(result, scale))
-    _label(right, "σ of the height, from the counts", unit)
-    canvas.colorbar(image, ax=right, label="σ (nm)", fraction=0.04, pad=0.015)
+    top = float(np.quantile(sigma, 0.995)) or 1.0
+    image = ax.imshow(sigma, cmap="magma", vmin=0, vmax=top, extent=_extent(result, scale))
+    legend = []
+    for bit, words, colour in _FLAGS:
+        marked = (result.flags & bit) > 0
+        if marked.any():
+            shown = np.ma.masked_where(~marked, np.ones(marked.shape))
+            ax.imshow(shown, cmap=ListedColormap([colour]), alpha=0.6, extent=_extent(result, scale))
+            legend.append(Patch(color=colour, label=f"{words}, {max(marked.mean(), 0.001):.1%}"))
+    origin = "from the counts" if result.quality == "preview" else "counts, prior and model"
+    _label(ax, f"σ of the height: {origin}", unit)
+    if legend:
+        ax.legend(handles=legend, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, fontsize=8)
+    canvas.colorbar(image, ax=ax, label="σ (nm)", fraction=0.04, pad=0.015)
 
 
 def _profiles(canvas: Any, result: Reconstruction) -> None:
@@ -104,9 +134,9 @@ def _profiles(canvas: Any, result: Reconstruction) -> None:
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=9, loc="best")
-    loose = [each for each in result.assumptions if "SCALE IS NOT" in each]
+    loose = [each for each in result.assumptions if "SCALE IS NOT" in each or "LIES OUTSIDE" in each]
     if loose:
-        note = loose[0].split(":")[0].capitalize()
+        note = loose[0].split(":")[0].split(" WHAT THE TRANSFORMER")[0].capitalize()
         ax.set_title(f"{note}: see the JSON beside this figure", fontsize=9, color=_ACCENTS[0], loc="left")
 
 

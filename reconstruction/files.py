@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,13 @@ from drivers.units import KEV
 from reconstruction.azimuths import AzimuthEstimate, estimate_azimuths
 from reconstruction.heights_file import write_heights
 from reconstruction.images import Provenance, SegmentImage, read_images
-from reconstruction.photometric import Reconstruction, reconstruct
+from reconstruction.photometric import Quality, Reconstruction
+from reconstruction.quality import reconstruct_frame
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reconstruction.solve import Progress
 
 INNER_RADIUS, OUTER_RADIUS, WORKING_DISTANCE = 2e-3, 8e-3, 8e-3
 """Metres, assumed and said where nobody knows the detector."""
@@ -45,6 +51,8 @@ def reconstruct_files(
     material: str | None = None,
     probe_current: float | None = None,
     dwell_time: float | None = None,
+    quality: Quality | None = None,
+    progress: Progress | None = None,
 ) -> Reconstruction:
     """Return heights from one image per segment.
 
@@ -60,14 +68,18 @@ def reconstruct_files(
     dwell_time : float, optional, s
         What is given stands above what the files say.
     material : str, optional
-        Chemical symbol of the sample.
+        Of the sample: a chemical symbol, a formula, or ``Cu2O on Cu``.
+    quality : {"preview", "fast", "full"}, optional
+        ``full`` unless given, where material and detector are told and the transformer knows them; else ``preview``.
+    progress : callable, optional
+        Called with the share done and a few words; may raise to stop.
 
     Raises
     ------
     ImageError
         When the files cannot be used, with the file's name; when the pixel size or the azimuths cannot be told.
     InputError
-        When the material is not known.
+        When the material, the asked quality's model or the detector is not known, or they do not fit together.
     """
     given = {
         "pixel_size": pixel_size,
@@ -91,7 +103,14 @@ def reconstruct_files(
             f"the material is not known; the emission law of {MATERIAL} was taken, right to about 10 % in slope"
         )
     frame = _frame(images, counts, geometry, values)
-    result = reconstruct(frame, material=material or MATERIAL, even_field=detector is None)
+    result = reconstruct_frame(
+        frame,
+        quality=quality,
+        material=material,
+        otherwise=MATERIAL,
+        detector_known=detector is not None,
+        progress=progress,
+    )
     return replace(result, assumptions=(*result.assumptions, *notes), provenance=provenance)
 
 
@@ -203,10 +222,11 @@ def _frame(
 
 
 def summary(result: Reconstruction) -> dict[str, Any]:
-    """Return what JSON tells of a reconstruction: figures, segments, assumptions, provenance."""
+    """Return what JSON tells of a reconstruction: quality, figures, segments, nuisances, assumptions, provenance."""
     beam, geometry = result.frame.beam, result.frame.geometry
     origin = result.provenance
     return {
+        "quality": result.quality,
         "figures": {
             name: {"value": figure.value, "unit": figure.unit, "sigma": figure.sigma}
             for name, figure in result.figures.items()
@@ -225,6 +245,7 @@ def summary(result: Reconstruction) -> dict[str, Any]:
             }
             for segment, azimuth in zip(result.segments, geometry.azimuths, strict=True)
         ],
+        "nuisances": _nuisances(result),
         "assumptions": list(result.assumptions),
         "provenance": None
         if origin is None
@@ -235,6 +256,36 @@ def summary(result: Reconstruction) -> dict[str, Any]:
             "assumed": dict(origin.assumed),
         },
     }
+
+
+def _nuisances(result: Reconstruction) -> dict[str, Any] | None:
+    """Return what was estimated beside the heights, each with σ and its interval; None where nothing was."""
+    found = result.nuisances
+    if found is None:
+        return None
+    at, errors = found.nuisances, found.errors
+    live = [segment.name for segment in result.segments if segment.state == "live"]
+    gains = zip(live, at.gains.tolist(), errors.gains.tolist(), strict=True)
+    return {
+        "gains": [{"name": name, **_told(gain, error)} for name, gain, error in gains],
+        "detector_shift": _pair(at.shift * 1e3, errors.shift * 1e3, "mm"),
+        "rotation": _told(math.degrees(float(at.rotation)), math.degrees(float(errors.rotation)), "deg"),
+        "tilt": _pair(at.tilt, errors.tilt),
+        "combination": _pair(found.combination, found.combination_error),
+    }
+
+
+def _pair(values: Tensor, errors: Tensor, unit: str = "") -> dict[str, Any]:
+    """Return what has a part in x and one in y."""
+    return {
+        axis: _told(value, error, unit)
+        for axis, value, error in zip("xy", values.tolist(), errors.tolist(), strict=True)
+    }
+
+
+def _told(value: float, error: float, unit: str = "") -> dict[str, Any]:
+    """Return a number with its standard deviation and its interval of 95 %."""
+    return {"value": value, "unit": unit, "sigma": error, "interval": [value - 1.96 * error, value + 1.96 * error]}
 
 
 def refuse_target(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -264,7 +315,7 @@ def refuse_target(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> Non
 
 
 def write_results(path: Path, result: Reconstruction, *, figure: bool = True) -> list[Path]:
-    """Write heights and σ as TIFF, and beside it JSON and a figure of the same stem; return what was written.
+    """Write heights, σ and what oxide was found as TIFF, and JSON and a figure beside it; return what was written.
 
     Raises
     ------
@@ -275,7 +326,7 @@ def write_results(path: Path, result: Reconstruction, *, figure: bool = True) ->
     """
     refuse_target(path, result.provenance.files if result.provenance is not None else ())
     said = summary(result)
-    write_heights(path, result.heights, result.sigma, said)
+    write_heights(path, result.heights, result.sigma, said, oxide=result.oxide)
     written = [path, path.with_suffix(".json")]
     try:
         written[1].write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

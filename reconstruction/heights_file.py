@@ -1,8 +1,9 @@
 """Heights in a TIFF file that Fiji and Gwyddion open with the right pixel size.
 
-Two float32 pages in nanometres: the heights, then their σ. The resolution tags hold pixels per centimetre, which
-ImageJ turns into micrometres by itself and Gwyddion reads; an ImageJ description would name the unit in a way that
-only ImageJ knows. The first page's description is JSON: what the pages are and what the heights rest on.
+Two float32 pages in nanometres: the heights, then their σ; where the share of oxide was sought, its map, 0 to 1, is a
+third. The resolution tags hold pixels per centimetre, which ImageJ turns into micrometres by itself and Gwyddion reads;
+an ImageJ description would name the unit in a way that only ImageJ knows. The first page's description is JSON: what
+the pages are and what the heights rest on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from reconstruction.integrate import FloatArray
 NM = 1e-9
 
 
-def write_heights(path: Path, heights: HeightMap, sigma: FloatArray, details: Mapping[str, Any] | None = None) -> None:
+def write_heights(
+    path: Path,
+    heights: HeightMap,
+    sigma: FloatArray,
+    details: Mapping[str, Any] | None = None,
+    *,
+    oxide: FloatArray | None = None,
+) -> None:
     """Write heights and σ, through a temporary file that takes the name only when it is whole.
 
     Parameters
@@ -34,6 +42,8 @@ def write_heights(path: Path, heights: HeightMap, sigma: FloatArray, details: Ma
     sigma : (H, W) float array, m
     details : mapping, optional
         Whatever JSON can hold: assumptions, figures, provenance.
+    oxide : (H, W) float array, optional
+        Share of oxide.
 
     Raises
     ------
@@ -42,9 +52,12 @@ def write_heights(path: Path, heights: HeightMap, sigma: FloatArray, details: Ma
     """
     import tifffile
 
+    pages = [(heights.z / NM, "height"), (sigma / NM, "standard deviation")]
+    if oxide is not None:
+        pages.append((oxide, "share of oxide"))
     description = {
         "software": "Rilievo",
-        "pages": ["height", "standard deviation"],
+        "pages": [name for _, name in pages],
         "unit": "nm",
         "pixel_size": {"value": heights.pixel_size / NM, "unit": "nm"},
         **(details or {}),
@@ -53,13 +66,13 @@ def write_heights(path: Path, heights: HeightMap, sigma: FloatArray, details: Ma
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         with tifffile.TiffWriter(temporary) as tiff:
-            for index, page in enumerate((heights.z, sigma)):
+            for index, (page, name) in enumerate(pages):
                 tiff.write(
-                    np.asarray(page / NM, dtype=np.float32),
+                    np.asarray(page, dtype=np.float32),
                     photometric="minisblack",
                     resolution=(per_centimetre, per_centimetre),
                     resolutionunit="CENTIMETER",
-                    description=json.dumps(description) if index == 0 else "standard deviation in nm",
+                    description=json.dumps(description) if index == 0 else name + (" in nm" if index == 1 else ""),
                     software="Rilievo",
                     metadata=None,
                 )
@@ -85,7 +98,7 @@ def read_heights(path: Path) -> tuple[HeightMap, FloatArray]:
         with tifffile.TiffFile(path) as tiff:
             said = json.loads(tiff.pages.first.description)
             pages = [page.asarray() for page in tiff.pages]
-        if said["unit"] != "nm" or len(pages) != 2:
+        if said["unit"] != "nm" or len(pages) not in (2, 3):
             raise KeyError("unit")
         heights = HeightMap(pages[0].astype(np.float64) * NM, float(said["pixel_size"]["value"]) * NM)
         return heights, np.asarray(pages[1].astype(np.float64) * NM)
@@ -93,5 +106,6 @@ def read_heights(path: Path) -> tuple[HeightMap, FloatArray]:
         raise ImageError(f"cannot be read: {problem.strerror or problem}", where=os.fspath(path)) from None
     except (KeyError, ValueError, TypeError, IndexError, tifffile.TiffFileError):
         raise ImageError(
-            "expected heights as `rilievo reconstruct` writes them: two pages in nm", where=os.fspath(path)
+            "expected heights as `rilievo reconstruct` writes them: two pages in nm, and perhaps the oxide's",
+            where=os.fspath(path),
         ) from None

@@ -102,7 +102,7 @@ def test_flat_images_tell_no_azimuths():
 
 
 def test_a_given_detector_is_taken_as_it_is(paths):
-    result = reconstruct_files(paths, detector=SEGMENTS, pixel_size=20e-9, material="Cu")
+    result = reconstruct_files(paths, detector=SEGMENTS, pixel_size=20e-9, material="Cu", quality="preview")
     assert result.frame.geometry is SEGMENTS
     assert not any("ESTIMATED from" in sentence for sentence in result.assumptions)
     assert result.provenance.given["pixel_size"] == "20 nm"
@@ -112,7 +112,9 @@ def test_a_given_detector_is_taken_as_it_is(paths):
 def test_a_high_threshold_of_the_diode_is_said(paths):
     high = dataclasses.replace(SEGMENTS, threshold=3 * KEV)
     for energy, said in ((5 * KEV, "60% OF THE BEAM ENERGY.* about 0.84 of"), (20 * KEV, None)):
-        result = reconstruct_files(paths, detector=high, pixel_size=20e-9, beam_energy=energy, material="Cu")
+        result = reconstruct_files(
+            paths, detector=high, pixel_size=20e-9, beam_energy=energy, material="Cu", quality="preview"
+        )
         found = [sentence for sentence in result.assumptions if "THRESHOLD" in sentence]
         assert len(found) == (said is not None)
         assert said is None or re.search(said, found[0])
@@ -121,8 +123,8 @@ def test_a_high_threshold_of_the_diode_is_said(paths):
 
 
 def test_estimated_and_given_azimuths_agree(paths):
-    one = reconstruct_files(paths, detector=SEGMENTS, pixel_size=20e-9, material="Cu")
-    other = reconstruct_files(paths, pixel_size=20e-9, material="Cu")
+    one = reconstruct_files(paths, detector=SEGMENTS, pixel_size=20e-9, material="Cu", quality="preview")
+    other = reconstruct_files(paths, pixel_size=20e-9, material="Cu", quality="preview")
     assert np.corrcoef(np.ravel(one.p), np.ravel(other.p))[0, 1] > 0.9
 
 
@@ -149,7 +151,9 @@ def middle_of(expose, depth, save):
     steep = np.where(np.maximum(abs(rows), abs(columns)) < 24, 0.4 * depth, 0.0)
     east = abs(columns) >= abs(rows)
     frame = expose(-np.sign(columns) * steep * east, np.sign(rows) * steep * ~east, offset=0.0)
-    result = reconstruct_files(save(frame.counts), detector=frame.geometry, pixel_size=20e-9, material="Cu")
+    result = reconstruct_files(
+        save(frame.counts), detector=frame.geometry, pixel_size=20e-9, material="Cu", quality="preview"
+    )
     return float(result.z[48, 48] - result.z[4, 4]), result
 
 
