@@ -42,7 +42,7 @@ from reconstruction.training import (
     start_training,
 )
 from reconstruction.vft import Architecture, Condition
-from reconstruction.weights import check_validity
+from reconstruction.weights import check_material, check_validity
 from simulators import dataset
 
 BASIS = emission_basis()
@@ -447,9 +447,9 @@ def test_the_card_says_where_the_model_is_valid(folder, samples, law, tmp_path):
     assert card["network"]["parameters"] == sum(p.numel() for p in begun.network.parameters())
     again = json.loads(json.dumps(card, allow_nan=False))
     inside = kept[0].conditions[0]
-    material = "Cu2O" if inside.oxide else "Cu"
-    assert check_validity(again, inside, material) == []
-    assert len(check_validity(again, replace(inside, energy=20.0), material)) == 1
+    check_material(again, "Cu2O" if inside.oxide else "Cu")
+    assert check_validity(again, inside) == []
+    assert len(check_validity(again, replace(inside, energy=20.0))) == 1
     draw_curve(card, tmp_path / "curve.png")
     draw_curve({**card, "figures": None}, tmp_path / "bare.png")
     assert (tmp_path / "curve.png").read_bytes()[:4] == (tmp_path / "bare.png").read_bytes()[:4] == b"\x89PNG"

@@ -11,7 +11,7 @@ from drivers.errors import InputError
 from reconstruction import weights
 from reconstruction.basis import emission_basis
 from reconstruction.vft import Architecture, Condition, LocalLaw, Network, VisionFieldTransformer, law_terms
-from reconstruction.weights import check_validity, load_model, save_model
+from reconstruction.weights import check_material, check_validity, load_model, save_model
 
 SMALL = Architecture(width=8, token_width=16, heads=2, blocks=1, scales=(0.1, 0.5))
 CARD = {
@@ -151,8 +151,8 @@ def test_tensors_that_do_not_fit_are_refused(path, model):
 
 def test_within_the_card_nothing_is_said():
     for pixel, energy, threshold in ((0.1, 5.0, 0.2), (0.02, 3.0, 0.0), (0.5, 20.0, 0.65)):
-        assert check_validity(CARD, Condition(pixel, energy, threshold), "Cu") == []
-    assert check_validity(CARD, Condition(0.1, 5.0, 0.2, True), "Cu2O") == []
+        assert check_validity(CARD, Condition(pixel, energy, threshold)) == []
+    assert check_validity(CARD, Condition(0.1, 5.0, 0.2, True)) == []
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,16 @@ def test_within_the_card_nothing_is_said():
     ],
 )
 def test_beyond_the_card_it_is_said_where(condition, words):
-    (said,) = check_validity(CARD, condition, "Cu")
+    (said,) = check_validity(CARD, condition)
     assert all(word in said for word in words)
 
 
 def test_everything_beyond_is_said_at_once():
-    assert len(check_validity(CARD, Condition(0.8, 2.0, 0.9), "Cu")) == 3
+    assert len(check_validity(CARD, Condition(0.8, 2.0, 0.9))) == 3
 
 
 def test_another_material_is_refused():
+    for name in ("Cu", "Cu2O"):
+        check_material(CARD, name)
     with pytest.raises(InputError, match=r"trained on Cu and Cu2O, not on Au.*--quality preview"):
-        check_validity(CARD, Condition(0.1, 5.0, 0.2), "Au")
+        check_material(CARD, "Au")
