@@ -426,7 +426,8 @@ class VisionFieldTransformer:
         count = z.shape[0]
         pure = self.law.at(condition, condition.oxide).to(z).expand(count, -1, -1)
         emitted = local_emission(p, q, pure, self.basis)
-        if condition.oxide or not bool((oxide != 0).any()):
+        # Where oxide is sought, its derivative counts even where there is none yet.
+        if condition.oxide or not (oxide.requires_grad or bool((oxide != 0).any())):
             return emitted
         covered = local_emission(p, q, self.law.at(condition, True).to(z).expand(count, -1, -1), self.basis)
         return emitted + oxide[:, None] * (covered - emitted)

@@ -107,6 +107,14 @@ def test_oxide_mixes_the_two_materials(law):
     torch.testing.assert_close(whole.local(z, torch.ones_like(z), substrate), oxide)
 
 
+def test_oxide_is_felt_where_there_is_none_yet(law):
+    z, weight = plane(0.3, -0.5), torch.from_numpy(np.random.default_rng(1).normal(size=(len(BASIS), 1, 1))).float()
+    nothing = torch.zeros_like(z, requires_grad=True)
+    (weight * model_with(law).local(z, nothing, CONDITION)).sum().backward()
+    copper, oxide = (local_emission(*slopes(z), law.at(CONDITION, kind)[None], BASIS) for kind in (False, True))
+    torch.testing.assert_close(nothing.grad, (weight * (oxide - copper)).sum(dim=1))
+
+
 def moved(image, symmetry):
     """An image mirrored (x → −x), then turned counter-clockwise by quarters, as it is displayed."""
     image = torch.flip(image, (-1,)) if symmetry >= 4 else image
