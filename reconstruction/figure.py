@@ -134,7 +134,8 @@ def _profiles(canvas: Any, result: Reconstruction) -> None:
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=9, loc="best")
-    loose = [each for each in result.assumptions if "SCALE IS NOT" in each or "LIES OUTSIDE" in each]
+    loud = ["SCALE IS NOT"] if result.quality == "preview" else ["LIES OUTSIDE", "SCALE IS NOT"]
+    loose = [each for words in loud for each in result.assumptions if words in each]
     if loose:
         note = loose[0].split(":")[0].split(" WHAT THE TRANSFORMER")[0].capitalize()
         ax.set_title(f"{note}: see the JSON beside this figure", fontsize=9, color=_ACCENTS[0], loc="left")

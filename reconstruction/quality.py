@@ -76,6 +76,10 @@ def reconstruct_frame(
         if reason is not None:
             notes.append(f"the preview was taken, not the full quality: {reason}")
     elif chosen != "preview" and told is None:
+        try:
+            check_quality(chosen, otherwise)
+        except InputError as error:
+            raise InputError(f"no material is told; name it with --material: {error.message}") from None
         notes.append(f"the material was not told; {otherwise} was assumed: name it with --material")
     if chosen != "preview" and not detector_known:
         notes.append(
@@ -146,9 +150,10 @@ def why_not_full(frame: Frame, material: str | None, *, detector_known: bool = T
         check_material(card, substrate)
         check_reach(frame.geometry)
     except InputError as error:
-        return error.message
+        return error.message.split(": use")[0]
     energy = frame.beam.beam_energy / KEV
     pixel = frame.beam.pixel_size / electron_range(substrate, energy)
     threshold = frame.geometry.threshold / frame.beam.beam_energy
     outside = check_validity(card, Condition(pixel, energy, threshold, substrate == "Cu2O"))
-    return "; ".join(outside) or None
+    # What follows the colon is said of the transformer's heights, which are not made.
+    return "; ".join(sentence.split(":")[0] for sentence in outside) or None
