@@ -1,6 +1,7 @@
 """The process beside the acquisition: never waited for, never silent."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -9,9 +10,12 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 
+from drivers.errors import InputError
 from reconstruction.heights_file import read_heights
 from reconstruction.live import LiveReconstruction, Worker
+from reconstruction.pace import Pace
 
 PATIENCE = 60.0
 
@@ -166,3 +170,74 @@ def test_a_segment_that_dies_does_not_look_like_oxide(expose, tmp_path):
     without = worker.reconstruct(2, dataclasses.replace(clean, counts=counts), tmp_path / "2.tif")
     assert without.error is None
     assert without.figures["coverage"].value < 0.02
+
+
+def paced(interval, costs, count=40, pixels=100):
+    """Qualities that a pace chooses for frames every ``interval`` seconds, where each costs ``costs`` (s)."""
+    pace, free, chosen = Pace(), 0.0, []
+    for index in range(count):
+        handed = index * interval
+        begun = max(handed, free)
+        level = pace.choose(handed, begun, pixels)
+        free = begun + costs[level]
+        pace.took(level, costs[level], pixels)
+        chosen.append(level)
+    return chosen
+
+
+def test_the_pace_is_fast_only_while_that_keeps_up():
+    assert set(paced(0.2, {"preview": 0.03, "fast": 0.5})) == {"preview"}
+    easy = paced(30.0, {"preview": 0.03, "fast": 0.5})
+    assert easy[0] == "preview"
+    assert set(easy[3:]) == {"fast"}
+    # Slower than the preview promised: given up, tried again, ever more seldom.
+    hard = paced(2.0, {"preview": 0.03, "fast": 3.0}, count=100)
+    assert 2 <= hard.count("fast") < 12
+    assert hard[-1] == "preview"
+    # Within the two limits nothing changes.
+    assert set(paced(2.0, {"preview": 0.03, "fast": 1.4})[3:]) == {"fast"}
+
+
+def test_a_pace_that_gave_up_stays_with_the_preview():
+    pace = Pace()
+    for index in range(20):
+        pace.took("preview", 0.01, 100)
+        if pace.choose(10.0 * index, 10.0 * index, 100) == "fast":
+            pace.give_up()
+            break
+    assert [pace.choose(1000.0 + 10 * index, 1000.0 + 10 * index, 100) for index in range(5)] == ["preview"] * 5
+
+
+def test_another_quality_keeps_the_level_of_clean_copper(expose, tmp_path):
+    flat = np.zeros((64, 64))
+    oxide = np.mgrid[0:64, 0:64][1] % 40 < 10
+    worker = Worker(quality="auto")
+    covered = expose(flat, flat, factor=np.where(oxide, 0.92, 1.0))
+    results = [worker.reconstruct(0, expose(flat, flat), tmp_path / "0.tif", handed=0.0)]
+    results += [
+        worker.reconstruct(index, covered, tmp_path / f"{index}.tif", handed=time.monotonic() + 100 * index)
+        for index in range(1, 5)
+    ]
+    assert [result.error for result in results] == [None] * 5
+    assert [result.quality for result in results][:2] == ["preview"] * 2
+    assert results[-1].quality == "fast"
+    for result in results[1:]:
+        assert result.figures["coverage"].value == pytest.approx(oxide.mean(), abs=0.08)
+
+
+def test_auto_takes_the_preview_where_the_model_does_not_know_the_material(expose, tmp_path):
+    worker = Worker("Fe", quality="auto")
+    flat = np.zeros((32, 32))
+    for index in range(5):
+        result = worker.reconstruct(
+            index, expose(flat, flat), tmp_path / "z.tif", handed=time.monotonic() + 100 * index
+        )
+        assert (result.error, result.quality) == (None, "preview")
+        with tifffile.TiffFile(tmp_path / "z.tif") as tiff:
+            said = json.loads(tiff.pages.first.description)
+        assert said["quality"] == "preview"
+        failed = [each for each in said["assumptions"] if "not on Fe" in each]
+        assert len(failed) == (index == 2)
+    assert Worker("Fe", quality="fast").reconstruct(0, expose(flat, flat), tmp_path / "y.tif").error is not None
+    with pytest.raises(InputError, match="auto, preview, fast or full"):
+        LiveReconstruction(quality="best")
