@@ -46,10 +46,13 @@ def _segments(canvas: Any, result: Reconstruction) -> None:
     count = len(result.segments)
     axes = np.atleast_1d(canvas.subplots(1, count))
     unit, scale = _length(result)
-    for ax, counts, segment, azimuth in zip(
-        axes, result.frame.counts, result.segments, result.frame.geometry.azimuths, strict=True
+    frame = result.frame
+    for ax, counts, segment, azimuth, channel in zip(
+        axes, frame.counts, result.segments, frame.geometry.azimuths, frame.channels, strict=True
     ):
-        low, high = np.quantile(counts[::4, ::4], [0.003, 0.997])
+        some = counts[::4, ::4]
+        unclipped = some[some < channel.saturation]
+        low, high = np.quantile(unclipped if unclipped.size else some, [0.003, 0.997])
         ax.imshow(counts, cmap="gray", vmin=low, vmax=max(high, low + 1), extent=_extent(result, scale))
         state = "" if segment.state == "live" else f", {segment.state}"
         ax.set_title(f"{segment.name} · {math.degrees(float(azimuth)) % 360:.0f}°{state}", fontsize=10, color=_INK)
