@@ -46,6 +46,9 @@ def train(
     minutes: Annotated[float | None, typer.Option("--minutes", help="Of training; 45 unless given.")] = None,
     time: Annotated[str | None, typer.Option("--time", help="The same as a quantity, such as '45 min'.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the weights.")] = False,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Weights to begin with, at half the learning rate.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the first weights and of the draws.")] = None,
     hold_out: Annotated[
         list[str] | None,
@@ -73,15 +76,23 @@ def train(
         files.refuse_to_overwrite()
         usual = TrainingPlan()
         plan = TrainingPlan(
-            minutes=budget or usual.minutes, held_out=choose_held_out(data, hold_out), seed=seed or usual.seed
+            minutes=budget or usual.minutes,
+            rate=usual.rate / 2 if start else usual.rate,
+            held_out=choose_held_out(data, hold_out),
+            seed=seed or usual.seed,
         )
         training, notes = start_training(Architecture(), plan, basis), []
+        if start is not None:
+            from reconstruction.training import start_from
+            from reconstruction.weights import load_model
+
+            start_from(training, load_model(start))
     fit = Fit(files, data, plan, training, quiet=as_json)
     fit.keep()  # an unwritable folder or a full disk is told before anything is read
     for note in notes:
         fit.say(note)
     fit.run()
-    fit.finish(_commands(data, files, plan, resume), notes, as_json)
+    fit.finish(_commands(data, files, plan, resume, start), notes, as_json)
 
 
 class Files:
@@ -350,7 +361,9 @@ def _bar(words: str, quiet: bool) -> Iterator[Show]:
 # -- what is told at the end
 
 
-def _commands(data: DataSet, files: Files, plan: TrainingPlan, resume: bool) -> dict[str, str]:
+def _commands(
+    data: DataSet, files: Files, plan: TrainingPlan, resume: bool, start: Path | None = None
+) -> dict[str, str]:
     """Return the command lines that make the data and the weights; folders go by their names alone."""
     name = data.folder.resolve().name
     drawn = data.plan
@@ -366,6 +379,7 @@ def _commands(data: DataSet, files: Files, plan: TrainingPlan, resume: bool) -> 
     fitted = ["rilievo", "train", name, "-o", files.weights.name, "--minutes", f"{plan.minutes:g}",
               "--seed", str(plan.seed)]  # fmt: skip
     fitted += [word for family in plan.held_out or ("none",) for word in ("--hold-out", family)]
+    fitted += ["--start", start.name] if start else []
     fitted += ["--resume"] if resume else []
     from shlex import join
 

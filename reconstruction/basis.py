@@ -1,8 +1,8 @@
 """The basis of the emission field: what a pixel emits, apart from what any hardware collects.
 
 Each pixel of a surface sends its backscattered signal into directions d with some density I(d) per solid angle, of
-which a diode sees the part above its threshold: an electron of energy E counts with the weight max(E − E_th, 0)/E₀. Within
-the polar cap that a diode under the pole piece can cover, I is expanded in smooth functions,
+which a diode sees the part above its threshold: an electron of energy E counts with the weight max(E − E_th, 0)/E₀.
+Within the polar cap that a diode under the pole piece can cover, I is expanded in smooth functions,
 
     I(d) = Σ_j c_j φ_j(d),     φ = P_mk(d_z) · Re (d_x + i d_y)^m   or   P_mk(d_z) · Im (d_x + i d_y)^m,
 

@@ -184,8 +184,12 @@ def wiener(linear: Linear, observed: Observation, power: Tensor, information: Te
 def wiener_modes(linear: Linear, observed: Observation, power: Tensor, information: Tensor | None = None) -> Tensor:
     """Return the cosine modes of :func:`wiener`."""
     told = linear.information(observed) if information is None else information
-    excess = (observed.signals - observed.signals.mean(dim=(1, 2), keepdim=True)) * observed.weight
-    projected = cosine_transform(linear.adjoint(excess / observed.mean_variances()[:, None, None]))
-    modes = projected / (told + 1 / power)
+    modes = matched_modes(linear, observed) / (told + 1 / power)
     modes[0, 0] = 0
     return modes
+
+
+def matched_modes(linear: Linear, observed: Observation) -> Tensor:
+    """Return the cosine modes of the signals' contrast over its variance, sent back through the kernels. (H, W)."""
+    excess = (observed.signals - observed.signals.mean(dim=(1, 2), keepdim=True)) * observed.weight
+    return cosine_transform(linear.adjoint(excess / observed.mean_variances()[:, None, None]))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drivers.geometry import pixel_positions
 from reconstruction.fidelity import Forward, Nuisances, Observation
 
 
@@ -89,6 +90,10 @@ class _Numbers:
         )
 
 
+MOST_PIXELS = 65_536
+"""So many pixels, evenly spread, tell the nuisances of a large field well enough."""
+
+
 def estimate_nuisances(
     forward: Forward, observed: Observation, emitted: Tensor, beliefs: Beliefs, rounds: int = 3
 ) -> Estimate:
@@ -106,15 +111,53 @@ def estimate_nuisances(
     x = torch.zeros(numbers.total, dtype=torch.float64)
     prior = _prior(numbers, beliefs)
     precision, levels = prior, observed.signals.mean(dim=(1, 2)).double()
-    contrast = _contrast(forward, emitted)
+    pixels = _Pixels.of(forward, observed, emitted)
     for _ in range(rounds):
-        columns, expected = _columns(forward, emitted, contrast, x, numbers, levels)
-        weight = observed.weight.double() / observed.variances(expected.float()).double()
-        residual = observed.signals.double() - expected
-        precision = prior + torch.einsum("alhw,blhw,lhw->ab", columns, columns, weight)
-        pull = torch.einsum("alhw,lhw,lhw->a", columns, residual, weight) - prior @ x
-        x = x + torch.linalg.solve(precision, pull)
+        columns, expected = _columns(forward, pixels, x, numbers, levels)
+        weight = pixels.weight / observed.variances(expected[..., None].float())[..., 0].double()
+        weighted = (columns * weight).flatten(1)
+        precision = prior + weighted @ columns.flatten(1).T
+        x = x + torch.linalg.solve(precision, weighted @ (pixels.signals - expected).flatten() - prior @ x)
     return _told(forward, observed, x, torch.linalg.inv(precision), numbers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pixels:
+    """Some pixels of a field: emission (K, M), its contrast by parts (4, K, M), signals (L, M), weight, x, y (M,)."""
+
+    emitted: Tensor
+    contrast: Tensor
+    signals: Tensor
+    weight: Tensor
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def of(cls, forward: Forward, observed: Observation, emitted: Tensor) -> _Pixels:
+        h, w = emitted.shape[1:]
+        # An odd stride meets every column of the tokens.
+        stride = max(1, math.ceil(h * w / MOST_PIXELS)) | 1
+        chosen = slice(stride // 2, None, stride)
+        flat = emitted.flatten(1)[:, chosen].double()
+        relief = flat - emitted.mean(dim=(1, 2)).double()[:, None]
+        basis = forward.model.basis
+        order, sine = torch.from_numpy(basis.order), torch.from_numpy(basis.sine)
+        # The sum's contrast, that of slopes in x, in y, and the rest.
+        masks = [order == 0, (order == 1) & ~sine, (order == 1) & sine, order > 1]
+        x, y = (torch.from_numpy(each) for each in pixel_positions((h, w), forward.pixel_size))
+        return cls(
+            flat,
+            torch.stack([relief * mask[:, None] for mask in masks]),
+            observed.signals.flatten(1)[:, chosen].double(),
+            observed.weight.flatten()[chosen].double(),
+            x.double().expand(h, w).flatten()[chosen],
+            y.double()[:, None].expand(h, w).flatten()[chosen],
+        )
+
+    def collected(self, responses: Tensor) -> Tensor:
+        """Return the signals of these pixels, without gains. (L, M)."""
+        parts = responses.double() @ self.emitted
+        return parts[0] + parts[1] * self.x + parts[2] * self.y
 
 
 def _prior(numbers: _Numbers, beliefs: Beliefs) -> Tensor:
@@ -135,43 +178,26 @@ def _prior(numbers: _Numbers, beliefs: Beliefs) -> Tensor:
     return prior
 
 
-def _contrast(forward: Forward, emitted: Tensor) -> Tensor:
-    """Return the parts of the emission's contrast: the sum's, that of slopes in x, in y, and the rest. (4, K, H, W)."""
-    basis = forward.model.basis
-    relief = emitted - emitted.mean(dim=(1, 2), keepdim=True)
-    order, sine = torch.from_numpy(basis.order), torch.from_numpy(basis.sine)
-    masks = [order == 0, (order == 1) & ~sine, (order == 1) & sine, order > 1]
-    return torch.stack([relief * mask[:, None, None] for mask in masks])
-
-
-def _columns(
-    forward: Forward, emitted: Tensor, contrast: Tensor, x: Tensor, numbers: _Numbers, levels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the derivatives of the signals by each number, (N, L, H, W), and the signals, (L, H, W)."""
-    shape = (emitted.shape[1], emitted.shape[2])
+def _columns(forward: Forward, pixels: _Pixels, x: Tensor, numbers: _Numbers, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of the signals by each number, (N, L, M), and the signals, (L, M)."""
     at = numbers.nuisances(x, levels)
     responses = forward.responses(at)
-
-    def collected(change: Nuisances) -> Tensor:
-        return forward.collect(emitted, forward.responses(change).float(), (0, 0), shape).double()
-
-    gains = at.gains.double()[:, None, None]
-    plain = collected(at)
-    columns = torch.zeros(numbers.total, numbers.count, *shape, dtype=torch.float64)
+    gains = at.gains.double()[:, None]
+    plain = pixels.collected(responses)
+    columns = torch.zeros(numbers.total, *plain.shape, dtype=torch.float64)
     for index in range(numbers.count):
         columns[numbers.gains][index, index] = plain[index]
         columns[numbers.offsets][index, index] = levels[index]
     for place, step in ((numbers.shift.start, 1e-5), (numbers.shift.start + 1, 1e-5), (numbers.rotation, 1e-3)):
         moved = x.clone()
         moved[place] += step
-        columns[place] = gains * (collected(numbers.nuisances(moved, levels)) - plain) / step
+        ahead = pixels.collected(forward.responses(numbers.nuisances(moved, levels)))
+        columns[place] = gains * (ahead - plain) / step
     tilted = responses[0].double() @ forward.tilt_emission().double()
-    columns[numbers.tilt] = (gains * tilted[:, None, :]).permute(2, 0, 1)[..., None].expand(-1, -1, *shape)
-    for part, values in zip(columns[numbers.contrast], contrast, strict=True):
-        part[:] = gains * torch.einsum("lk,khw->lhw", responses[0].float(), values).double()
-    expected = gains * plain + forward.levels(responses, at).double()[:, None, None]
-    scaled = torch.einsum("alhw,a->lhw", columns[numbers.contrast], x[numbers.contrast])
-    return columns, expected + scaled
+    columns[numbers.tilt] = (gains * tilted).T[..., None]
+    columns[numbers.contrast] = gains * (responses[0].double() @ pixels.contrast)
+    expected = gains * plain + forward.levels(responses, at).double()[:, None]
+    return columns, expected + torch.einsum("alm,a->lm", columns[numbers.contrast], x[numbers.contrast])
 
 
 def _told(forward: Forward, observed: Observation, x: Tensor, covariance: Tensor, numbers: _Numbers) -> Estimate:

@@ -2,8 +2,8 @@
 
 The response of a segment to a function φ_j of the emission basis is the integral of φ_j over the solid angle of the
 electrode as a pixel sees it. It is computed by Gauss–Legendre quadrature on the electrode, whose nodes move with
-working distance, centre and rotation, so that automatic differentiation gives the derivatives by them; the pixel's own place is
-one more shift of the centre, taken to first order, which at 20 µm under 8 mm is exact to 1e-5.
+working distance, centre and rotation, so that automatic differentiation gives the derivatives by them; the pixel's own
+place is one more shift of the centre, taken to first order, which at 20 µm under 8 mm is exact to 1e-5.
 """
 
 from __future__ import annotations

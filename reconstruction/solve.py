@@ -5,9 +5,10 @@ Minimises, over heights and (where it is asked for) the share of oxide,
     ½ Σ (signal − predicted)²/variance  +  ½ Σ_k |z(k)|²/P(k)  (+ the same of the oxide)
 
 by L-BFGS (J. Nocedal, Math. Comput. 35 (1980) 773) in the cosine modes' own metric: the posterior variance of the
-linear problem preconditions each step, so that some ten evaluations of the network suffice. The start is the Wiener inverse;
-between rounds the prior's strength and the nuisances are estimated again from the frame. Large fields are evaluated in
-tiles that overlap by more than the electrons reach, so that memory stays bounded and time grows as the area.
+linear problem preconditions each step, so that some ten evaluations of the network suffice. The start is the Wiener
+inverse; between rounds the prior's strength and the nuisances are estimated again from the frame. Large fields are
+evaluated in tiles that overlap by more than the electrons reach, so that memory stays bounded and time grows as the
+area.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from reconstruction.fidelity import Forward, Nuisances, Observation
-from reconstruction.linear import Linear, linearise, wiener_modes
+from reconstruction.linear import Linear, linearise, matched_modes
 from reconstruction.nuisances import Beliefs, Estimate, estimate_nuisances
 from reconstruction.prior import evidence_power, first_guess, rescaled
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
@@ -283,10 +284,11 @@ def first_state(forward: Forward, observed: Observation, linear: Linear, informa
     """Return the Wiener inverse with the prior that the frame's evidence prefers."""
     shape = (observed.signals.shape[1], observed.signals.shape[2])
     power = first_guess(shape, forward.condition.pixel)
+    matched = matched_modes(linear, observed)
+    matched[0, 0] = 0.0
     for _ in range(3):
-        modes = wiener_modes(linear, observed, power, information)
-        power = evidence_power(modes, power, information)
-    z = inverse_cosine_transform(wiener_modes(linear, observed, power, information))
+        power = evidence_power(matched / (information + 1 / power), power, information)
+    z = inverse_cosine_transform(matched / (information + 1 / power))
     oxide = torch.full(shape, float(forward.condition.oxide))
     return State(z, oxide, Nuisances.none(len(forward.live)), power)
 

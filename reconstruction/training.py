@@ -264,6 +264,21 @@ def start_training(architecture: Architecture, plan: TrainingPlan, basis: Emissi
     return Training(network, averaged, optimiser)
 
 
+def start_from(training: Training, model: VisionFieldTransformer) -> None:
+    """Begin a fit with a model's weights.
+
+    Raises
+    ------
+    InputError
+        For a model of another architecture.
+    """
+    try:
+        for network in (training.network, training.averaged):
+            network.load_state_dict(model.network.state_dict())
+    except RuntimeError:
+        raise InputError("the weights to begin with belong to another architecture; start without them") from None
+
+
 def fit(
     training: Training,
     samples: list[Sample],

@@ -1,10 +1,10 @@
 """How far the heights may be off, pixel by pixel, and how fine they are.
 
 The posterior of the linear problem has in each cosine mode the variance M(k) = 1/(I(k) + 1/P(k)). Spread evenly over
-the field it would be too large on flat ground and too small at edges, because the prior holds for the field as a whole. So
-the field is taken for stationary only locally: in bands of one octave, the power that the solution shows around a pixel
-rescales the prior there, and with it the variance. To that comes the surrogate's own error, a share of each band's
-local amplitude. Where nothing was measured (saturated, in shadow) the prior's full variance stands.
+the field it would be too large on flat ground and too small at edges, because the prior holds for the field as a whole.
+So the field is taken for stationary only locally: in bands of one octave, the power that the solution shows around a
+pixel rescales the prior there, and with it the variance. To that comes the surrogate's own error, a share of each
+band's local amplitude. Where nothing was measured (saturated, in shadow) the prior's full variance stands.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ WAVES = 0.35
 """Standard deviation of the window in which a band's power is judged, in its wavelengths."""
 MODEL_SHARE = 0.03
 """Error of the surrogate over the amplitude of each band."""
+Floats = NDArray[np.float64]
 _RATIOS = np.exp(np.linspace(-9.0, 9.0, 73))
 
 
@@ -65,55 +66,61 @@ def posterior(
     """
     shape = (z.shape[0], z.shape[1])
     ring = rings(shape)
-    left = (1 / (information.double() + 1 / power.double())).numpy()
-    left[0, 0] = 0.0
-    # The plane is nobody's knowledge and is taken away: these two modes are almost all of it.
-    left[0, 1] = left[1, 0] = 0.0
-    modes = cosine_transform(z).double()
-    modes[0, 0] = modes[0, 1] = modes[1, 0] = 0.0
-    variance = torch.zeros(shape, dtype=torch.float64)
+    modes = cosine_transform(z)
+    # The plane is nobody's knowledge and is taken away: these modes are almost all of it.
+    for plane in ((0, 0), (0, 1), (1, 0)):
+        modes[plane] = 0.0
+    ones = np.ones(shape)
+    told, believed = (ring.mean(each.double().numpy(), ones) for each in (information, power))
+    counts = ring.counts.copy()
+    counts[ring.index[0, 1]] -= 1
+    counts[ring.index[1, 0]] -= 1
+    variance = torch.zeros(shape)
     for weight, wavelength in _bands(ring):
-        variance += _band_variance(modes, weight, wavelength, information.double(), power.double(), share)
+        part = inverse_cosine_transform(torch.from_numpy(weight[ring.index]).float() * modes)
+        local = blur((part**2)[None], (max(WAVES * wavelength, 0.7),))[0].clamp(min=0)
+        variance += _band_variance(local, counts * weight**2 / z.numel(), told, believed) + share**2 * local
     if blind is not None and bool(blind.any()):
         prior = float(power.double().flatten()[1:].sum()) / z.numel()
-        dark = blur(blind.double()[None], (1.5,))[0].clamp(0, 1)
+        dark = blur(blind.float()[None], (1.5,))[0].clamp(0, 1)
         variance = variance + dark * prior
-    bound = math.sqrt(float(left.mean()))
+    bound = math.sqrt(float(counts @ (1 / (told + 1 / believed))) / z.numel())
     return Doubt(variance.clamp(min=0).sqrt().float().numpy(), bound, _resolution(ring, information, power))
 
 
-def _bands(ring: Rings) -> list[tuple[Tensor, float]]:
-    """Return the bands: the square root of each mode's share, (H, W), and the wavelength in pixels."""
+def _bands(ring: Rings) -> list[tuple[Floats, float]]:
+    """Return the bands: the square root of each ring's share, (n,), and the wavelength in pixels."""
     place = np.log(ring.k)
     count = max(1, math.ceil((place[-1] - place[0]) / OCTAVE))
-    middles = place[0] + OCTAVE * np.arange(count + 1)
     found = []
-    for middle in middles:
+    for middle in place[0] + OCTAVE * np.arange(count + 1):
         # Shares of neighbouring bands add to one: a partition in log k.
         share = np.clip(1 - np.abs(place - middle) / OCTAVE, 0.0, 1.0)
         if share.any():
-            found.append((torch.from_numpy(np.sqrt(share)[ring.index]), 2 * math.pi / math.exp(middle)))
+            found.append((np.sqrt(share), 2 * math.pi / math.exp(middle)))
     return found
 
 
-def _band_variance(
-    modes: Tensor, weight: Tensor, wavelength: float, information: Tensor, power: Tensor, share: float
-) -> Tensor:
-    """Return a band's part of the variance. (H, W)."""
-    squared = weight**2
-    squared[0, 0] = squared[0, 1] = squared[1, 0] = 0.0
-    part = inverse_cosine_transform(weight * modes)
-    local = blur((part**2)[None], (max(WAVES * wavelength, 0.7),))[0].clamp(min=0)
-    left = 1 / (information + 1 / power)
-    mean = float((squared * left).mean())
-    believed = float((squared * power).mean())
-    if believed <= 0:
+def _band_variance(local: Tensor, shares: Floats, told: Floats, believed: Floats) -> Tensor:
+    """Return a band's part of the variance. (H, W).
+
+    Parameters
+    ----------
+    local : (H, W) tensor
+        Mean square of the solution in the band, around each pixel.
+    shares : (n,) array
+        Of each ring's modes in the band, over the number of pixels.
+    told, believed : (n,) arrays
+        I and P of the rings.
+    """
+    whole = float(shares @ believed)
+    if whole <= 0:
         return torch.zeros_like(local)
     # What is there: what was found, and what may have been missed.
-    ratio = ((local + mean) / believed).clamp(float(_RATIOS[0]), float(_RATIOS[-1]))
-    table = [float((squared / (information + 1 / (power * value))).mean()) for value in _RATIOS]
-    spread = np.interp(np.log(ratio.numpy()), np.log(_RATIOS), table)
-    return torch.from_numpy(spread) + share**2 * local
+    missed = float(shares @ (1 / (told + 1 / believed)))
+    ratio = np.log(np.clip((local.numpy() + missed) / whole, _RATIOS[0], _RATIOS[-1]))
+    table = (1 / (told + 1 / (believed * _RATIOS[:, None]))) @ shares
+    return torch.from_numpy(np.interp(ratio, np.log(_RATIOS), table)).float()
 
 
 def _resolution(ring: Rings, information: Tensor, power: Tensor) -> float:

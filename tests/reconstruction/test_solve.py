@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from drivers.geometry import annular
+from reconstruction import solve as module
+from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.linear import linearise
+from reconstruction.nuisances import Beliefs
+from reconstruction.solve import (
+    Effort,
+    Problem,
+    State,
+    continued,
+    first_state,
+    minimise,
+    oxide_information,
+    oxide_power,
+    solve,
+    tiles,
+)
+from reconstruction.uncertainty import posterior
+from reconstruction.vft import Condition, blur
+from reconstruction.weights import load_model
+
+CONDITION = Condition(0.2, 5.0, 0.2)
+ELECTRONS = 20_000
+BELIEFS = Beliefs(gain=0.02)
+SHAPE = (32, 32)
+
+
+@pytest.fixture(scope="module")
+def forward():
+    return Forward(load_model(), CONDITION, annular(4, 2e-3, 8e-3, 8e-3, 0.3), (0, 1, 2, 3), 20e-9)
+
+
+def relief(shape, seed=0, size=0.6, width=2.5):
+    z = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, *shape))).float()
+    z = blur(z, (width,))[0]
+    return size * (z - z.mean()) / z.std()
+
+
+def observe(forward, z, seed=0, oxide=None, electrons=ELECTRONS):
+    """A frame of the forward model itself, with the noise of counts."""
+    share = torch.zeros_like(z) if oxide is None else oxide
+    shape = (z.shape[0], z.shape[1])
+    with torch.no_grad():
+        clean = forward.collect(forward.emission(z, share), forward.responses().float(), (0, 0), shape)
+    ones = torch.ones(len(clean))
+    observed = Observation(clean, 0.6 / electrons * ones, 1e-12 * ones, torch.ones(shape), ones)
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=clean.shape)).float()
+    return replace(observed, signals=clean + noise * observed.variances(clean).sqrt())
+
+
+def state_of(z, oxide=None):
+    none = torch.zeros_like(z)
+    return State(z, none if oxide is None else oxide, Nuisances.none(4), torch.ones_like(z))
+
+
+# -- tiles
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (576, 576), (577, 40), (1024, 1300), (513, 2048)])
+def test_tiles_answer_for_every_pixel_once(shape):
+    answered = np.zeros(shape, int)
+    for outer, inner, core in tiles(shape):
+        answered[inner] += 1
+        for axis in (0, 1):
+            # The core is the inner part as seen within the outer one.
+            assert outer[axis].start + core[axis].start == inner[axis].start
+            assert outer[axis].start + core[axis].stop == inner[axis].stop
+            assert outer[axis].start % 32 == 0
+            assert 0 <= outer[axis].start <= inner[axis].start < inner[axis].stop <= outer[axis].stop <= shape[axis]
+            assert inner[axis].start in (0, outer[axis].start + module.SEAM)
+            assert outer[axis].stop in (shape[axis], inner[axis].stop + module.SEAM)
+    assert (answered == 1).all()
+    assert (len(list(tiles(shape))) == 1) == (max(shape) <= module.TILE + module.SEAM)
+
+
+def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
+    shape = (200, 24)
+    z = relief(shape, 1)
+    observed = observe(forward, z)
+    start = state_of(0.8 * z)
+    whole = Problem(forward, observed)
+    value, gradient, _ = whole.misfit(start, start.z, start.oxide)
+    monkeypatch.setattr(module, "TILE", 64)
+    parted = Problem(forward, observed)
+    assert len(list(tiles(shape))) == 4
+    tiled_value, tiled_gradient, _ = parted.misfit(start, start.z, start.oxide)
+    sigma = observed.variances(whole.predicted).sqrt()
+    assert float(((parted.predicted - whole.predicted) / sigma).abs().max()) < 0.1
+    assert tiled_value == pytest.approx(value, rel=1e-3)
+    np.testing.assert_allclose(tiled_gradient.numpy(), gradient.numpy(), atol=0.01 * float(gradient.abs().max()))
+    emitted = parted.emission(start.z, start.oxide)
+    with torch.no_grad():
+        untiled = forward.emission(start.z, start.oxide)
+    np.testing.assert_allclose(emitted.numpy(), untiled.numpy(), atol=2e-3 * float(untiled.abs().max()))
+
+
+# -- the misfit
+
+
+def test_the_misfit_s_gradients_are_those_of_differences(forward):
+    z, share = relief(SHAPE, 2), 0.5 + 0.1 * relief(SHAPE, 3)
+    observed = observe(forward, relief(SHAPE, 4))
+    # A variance that does not follow the signal: the gradient is that of the value, then.
+    ones = torch.ones(4)
+    observed = replace(observed, variance_slope=0 * ones, variance_floor=1e-6 * ones)
+    problem, state = Problem(forward, observed, with_oxide=True), state_of(z, share)
+    _, gradient, slope = problem.misfit(state, z, share)
+    for seed in range(3):
+        direction = relief(SHAPE, 10 + seed, 1.0)
+        for by, found in ((0, gradient), (1, slope)):
+            step = (2e-3, 5e-3)[by]
+            values = [
+                problem.misfit(state, z + (by == 0) * sign * step * direction, share + (by == 1) * sign * step * direction)
+                for sign in (1, -1)
+            ]
+            numeric = (values[0][0] - values[1][0]) / (2 * step)
+            exact = float((found * direction).sum())
+            assert exact == pytest.approx(numeric, abs=0.01 * float(found.norm() * direction.norm()))
+    assert float(gradient.norm()) > 0
+    assert float(slope.norm()) > 0
+    assert problem.evaluations == 13
+
+
+def test_the_misfit_of_the_truth_is_the_noise(forward):
+    z = relief(SHAPE, 2)
+    observed = observe(forward, z)
+    problem = Problem(forward, observed)
+    value, _, slope = problem.misfit(state_of(z), z, torch.zeros_like(z))
+    count = observed.signals.numel()
+    assert 2 * value == pytest.approx(count, abs=4 * math.sqrt(2 * count))
+    # The oxide is not sought: it has no gradient.
+    assert float(slope.abs().max()) == 0
+    # Weightless pixels count for nothing.
+    nothing = Problem(forward, replace(observed, weight=torch.zeros(SHAPE)))
+    value, gradient, _ = nothing.misfit(state_of(z), 0 * z, 0 * z)
+    assert value == float(gradient.abs().max()) == 0
+
+
+def test_nuisances_take_part_in_what_is_predicted(forward):
+    z = relief(SHAPE, 2)
+    observed, state, problem = observe(forward, z), state_of(z), None
+    problem = Problem(forward, observed)
+    problem.misfit(state, z, 0 * z)
+    plain = problem.predicted
+    gains, offsets = torch.tensor([1.0, 1.1, 0.9, 1.0]), torch.tensor([0.0, 0.0, 1e-3, -1e-3])
+    state.nuisances = replace(state.nuisances, gains=gains, offsets=offsets)
+    problem.misfit(state, z, 0 * z)
+    expected = gains[:, None, None] * plain + offsets[:, None, None]
+    np.testing.assert_allclose(problem.predicted.numpy(), expected.numpy(), atol=1e-7)
+
+
+# -- the optimiser
+
+
+def quadratic(size, condition, seed=0):
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    curvature = torch.from_numpy(turn @ np.diag(np.geomspace(1, condition, size)) @ turn.T)
+    least, calls = torch.from_numpy(rng.normal(size=size)), []
+
+    def cost(x):
+        calls.append(1)
+        force = curvature @ (x - least)
+        return 0.5 * float((x - least) @ force), force
+
+    return cost, curvature, least, calls
+
+
+def test_a_quadratic_with_its_own_metric_takes_one_step():
+    cost, curvature, least, calls = quadratic(40, 1e4)
+    inverse = torch.linalg.inv(curvature)
+    x = minimise(cost, lambda g: inverse @ g, torch.zeros(40).double(), 10, 1e-12)
+    np.testing.assert_allclose(x.numpy(), least.numpy(), atol=1e-8)
+    assert len(calls) <= 4
+
+
+def test_a_metric_that_is_roughly_right_takes_few_steps():
+    cost, curvature, least, calls = quadratic(40, 1e4, 1)
+    bent = curvature + 0.4 * torch.diag(curvature.diagonal())
+    inverse = torch.linalg.inv(bent)
+    start = cost(torch.zeros(40).double())[0]
+    x = minimise(cost, lambda g: inverse @ g, torch.zeros(40).double(), 12, 0.0)
+    assert cost(x)[0] < 1e-5 * start
+    assert len(calls) <= 18
+
+
+def test_steps_and_gains_are_bounded():
+    cost, _, _, calls = quadratic(40, 1e3, 2)
+    minimise(cost, lambda g: 1e-3 * g, torch.zeros(40).double(), 3, 0.0)
+    assert len(calls) <= 3 * 5 + 1
+    calls.clear()
+    minimise(cost, lambda g: 1e-3 * g, torch.zeros(40).double(), 50, 1e9)
+    assert len(calls) <= 6
+
+
+def test_a_cost_never_grows_however_wrong_the_metric():
+    for scale in (1e-4, 1.0, 1e4):
+        cost, _, _, _ = quadratic(20, 1e2, 3)
+        start = torch.zeros(20).double()
+        x = minimise(cost, lambda g, scale=scale: scale * g, start, 6, 0.0)
+        assert cost(x)[0] <= cost(start)[0]
+
+
+def test_a_step_to_where_nothing_can_be_said_is_not_taken():
+    def cost(x):
+        value = float(x @ x)
+        return (math.nan, x * math.nan) if value < 0.9 else (value, 2 * x)
+
+    x = minimise(cost, lambda g: g, torch.ones(1), 5, 0.0)
+    assert torch.isfinite(x).all()
+
+
+# -- the solution
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return relief(SHAPE, 5, 0.6)
+
+
+@pytest.fixture(scope="module")
+def observed(forward, truth):
+    return observe(forward, truth, 5)
+
+
+@pytest.fixture(scope="module")
+def solution(forward, observed):
+    return solve(forward, observed, beliefs=BELIEFS)
+
+
+def error(z, truth):
+    rows, columns = np.indices(truth.shape)
+    off = (z - truth).double().numpy()
+    terms = np.stack([np.ones(off.size), rows.ravel(), columns.ravel()], axis=1)
+    return (off.ravel() - terms @ np.linalg.lstsq(terms, off.ravel(), rcond=None)[0]).reshape(off.shape)
+
+
+def test_the_surface_is_found(forward, observed, solution, truth):
+    off = error(solution.state.z, truth)
+    sigma = posterior(solution.state.z, solution.information, solution.state.power).sigma
+    assert off.std() < 0.35 * float(truth.std())
+    assert off.std() < 1.5 * float(np.sqrt((sigma**2).mean()))
+    assert 0.8 < solution.misfit < 1.15
+    linear = linearise(forward, SHAPE)
+    first = first_state(forward, observed, linear, linear.information(observed))
+    assert off.std() < error(first.z, truth).std()
+    assert solution.evaluations <= 30
+
+
+def test_the_same_frame_gives_the_same_bits(forward, observed, solution):
+    again = solve(forward, observed, beliefs=BELIEFS)
+    assert torch.equal(again.state.z, solution.state.z)
+    assert torch.equal(again.state.nuisances.gains, solution.state.nuisances.gains)
+    assert again.misfit == solution.misfit
+
+
+def test_a_solution_is_continued(forward, observed, solution, truth):
+    start = continued(solution)
+    kept = start.z.clone()
+    effort = Effort(rounds=(3,))
+    further = solve(forward, observed, beliefs=BELIEFS, effort=effort, start=start)
+    assert further.evaluations < solution.evaluations
+    assert further.misfit < 1.02 * solution.misfit
+    assert error(further.state.z, truth).std() < 1.15 * error(solution.state.z, truth).std()
+    # The start is left as it was, and so is the solution that it came from.
+    assert torch.equal(start.z, kept)
+    assert torch.equal(solution.state.z, kept)
+
+
+def test_whoever_watches_may_stop(forward, observed):
+    heard = []
+
+    def watch(share, words):
+        heard.append((share, words))
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve(forward, observed, beliefs=BELIEFS, effort=Effort(rounds=(1, 1, 1)), progress=watch)
+    assert heard == [(0.0, "round 1"), (pytest.approx(1 / 3), "round 2")]
+
+
+def test_dirt_spoils_its_own_place_alone(forward, observed, solution, monkeypatch):
+    signals = observed.signals.clone()
+    signals[:, 15, 17] *= torch.tensor([2.5, 0.5, 0.6, 2.0])
+    dirty = replace(observed, signals=signals)
+    effort, start = Effort(rounds=(8,)), continued(solution)
+
+    def moved(knee):
+        monkeypatch.setattr(module, "KNEE", knee)
+        found = solve(forward, dirty, beliefs=BELIEFS, effort=effort, start=replace(start))
+        change = np.abs(error(found.state.z, solution.state.z))
+        far = np.hypot(*(np.indices(SHAPE) - np.array([15, 17])[:, None, None])) > 6
+        return np.sqrt((change[far] ** 2).mean())
+
+    sigma = posterior(solution.state.z, solution.information, solution.state.power).sigma
+    gentle = moved(module.KNEE)
+    assert gentle < 0.5 * float(sigma.mean())
+    assert gentle < 0.7 * moved(1e9)
+
+
+def test_oxide_is_found_with_the_heights(forward):
+    rows, columns = np.indices(SHAPE)
+    share = torch.from_numpy((np.hypot(rows - 15.5, columns - 15.5) < 9).astype(np.float32))
+    z = relief(SHAPE, 6, 0.3)
+    observed = observe(forward, z, 6, oxide=share)
+    found = solve(forward, observed, beliefs=Beliefs(gain=1e-3), with_oxide=True, effort=Effort(rounds=(6, 5)))
+    middle, outside = share > 0, torch.from_numpy(np.hypot(rows - 15.5, columns - 15.5) > 12)
+    contrast = float(found.state.oxide[middle].mean() - found.state.oxide[outside].mean())
+    assert 0.5 < contrast < 1.3
+    assert error(found.state.z, z).std() < 0.6 * float(z.std())
+
+
+def test_what_is_believed_of_the_oxide(forward, observed):
+    power = oxide_power((40, 48), 0.2)
+    # The variance of a pixel is that of the share.
+    assert float(power.mean()) == pytest.approx(module.OXIDE_SPREAD**2, rel=1e-5)
+    assert float(power[0, 5]) > float(power[0, 20]) > float(power[30, 30]) > 0
+    told = oxide_information(Problem(forward, observed))
+    assert told.shape == SHAPE
+    assert (told > 0).all()
+    assert float(told[0, 1]) > float(told[20, 20])
