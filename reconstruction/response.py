@@ -37,7 +37,7 @@ def check_reach(geometry: DetectorGeometry) -> None:
             raise InputError(
                 f"segment {segment.name} reaches {math.degrees(math.atan(reach)):.0f} deg from the axis; the emission "
                 f"model ends at {math.degrees(math.atan(WIDEST)):.0f} deg: expected a smaller outer radius or a longer "
-                "working distance, or use --quality local"
+                "working distance, or use --quality preview"
             )
 
 
