@@ -418,7 +418,7 @@ def _assumptions(
         said.append(f"{missing}: the heights come from the other segments")
     if len(prepared.forward.live) == 2:
         said.append(
-            "TWO SEGMENTS ARE ALIVE: opposite ones tell slopes along their line alone, neighbours the other direction by "
+            "TWO SEGMENTS ARE ALIVE: opposite ones tell slopes along their line alone, neighbours the other way by "
             "their sum only; what they do not tell is the prior's guess, and σ, which knows no directions, is too small"
         )
     said += photometric.scale_notes(prepared.segments)
