@@ -47,7 +47,7 @@ def observe(forward, emitted, nuisances, seed=0):
     clean = nuisances.gains[:, None, None] * forward.collect(emitted, responses.float(), (0, 0), SHAPE) + levels
     ones = torch.ones(len(clean))
     observed = Observation(clean, 0.6 / ELECTRONS * ones, 0 * ones, torch.ones(SHAPE), ones)
-    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=clean.shape)).float()
+    noise = torch.from_numpy(np.random.default_rng(1000 + seed).normal(size=clean.shape)).float()
     return replace(observed, signals=clean + noise * observed.variances(clean).sqrt())
 
 

@@ -65,7 +65,7 @@ def test_evidence_finds_a_power_law_again(exponent):
     shape, noise, ratios = (128, 128), 1e-3, []
     ring = rings(shape)
     for seed in range(6):
-        found, k = simulated(shape, exponent, noise, seed)
+        found, _ = simulated(shape, exponent, noise, seed)
         squares = ring.mean(found**2, np.ones(shape))
         power = whittle(ring.k, squares, np.full(len(ring.k), noise), ring.counts)
         ratios.append(np.log(power / law(ring.k, exponent)))
