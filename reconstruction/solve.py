@@ -254,7 +254,7 @@ def solve(
     problem = Problem(forward, observed, with_oxide)
     linear = linearise(forward, problem.shape)
     information = linear.information(observed)
-    state = start or first_state(forward, observed, linear, information)
+    state = replace(start) if start else first_state(forward, observed, linear, information)
     estimate = None
     for number, most in enumerate(work.rounds):
         if progress is not None:
@@ -357,7 +357,7 @@ def minimise(
             if new <= value + 1e-4 * length * slope or length < 0.05:
                 break
             length *= 0.4
-        if new > value:
+        if not new <= value:  # nor where it is not a number
             break
         step, turn = ahead - x, new_gradient - gradient
         if float((step * turn).sum()) > 1e-12:
