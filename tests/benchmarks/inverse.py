@@ -584,7 +584,7 @@ def _bunches(bench: Bench, case: Case) -> None:
         told.append(2 * resolution > apart)
         print(
             f"    {_step_words(case, step, found, noise)}; {step.count} steps {apart / NM:.0f} nm apart, "
-            f"{'said not to be' if told[-1] else 'NOT SAID TO BE UN'}resolved"
+            f"{'said to be unresolved' if told[-1] else 'NOT SAID TO BE UNRESOLVED'}"
         )
     bench.row(
         "unresolved steps flagged by the resolution", "all",
