@@ -51,6 +51,7 @@ from reconstruction.measured_transfer import Transfer
 from reconstruction.metrology import plane, without_plane
 from reconstruction.photometric import Quality, Reconstruction
 from simulators.scanning import SegmentTally
+from simulators.truth import TruthCache
 
 Floats = NDArray[np.float64]
 
@@ -114,7 +115,9 @@ class Case:
         """Return error and σ of each pixel within the crop, m."""
         inside = np.s_[CROP:-CROP, CROP:-CROP]
         result = self.heights(quality)
-        return without_plane((result.z - self.truth.z)[inside]), np.asarray(result.sigma[inside], dtype=np.float64)
+        return np.asarray(without_plane((result.z - self.truth.z)[inside])), np.asarray(
+            result.sigma[inside], dtype=np.float64
+        )
 
     @cached_property
     def scaled(self) -> tuple[HeightError, HeightError]:
@@ -280,13 +283,13 @@ def surrogate(bench: Bench) -> None:
         pooled.setdefault(case.configuration, []).append(both)
     for configuration, several in sorted(pooled.items()):
         energy, pixel = truths.CONFIGURATIONS[configuration]
-        ours, local = (
+        share, local = (
             math.sqrt(max(sum(each[n].error_seen for each in several), 0.0) / sum(e[n].topography for e in several))
             for n in (0, 1)
         )
         bench.row(
             f"model error at {energy:g} keV, {pixel / NM:.0f} nm, {len(several)} frames", "≤ 5 %",
-            f"{ours:.1%} (local law {local:.1%})", ours <= 0.05,
+            f"{share:.1%} (local law {local:.1%})", share <= 0.05,
         )  # fmt: skip
     if cases:
         _speed(bench, cases[0], pooled[cases[0].configuration][0][0])
@@ -446,7 +449,7 @@ def richest(bench: Bench) -> Case | None:
     if whole is not None:
         return whole
     truth, few = truths.exposures()[DOSE], bench.case("A-islands")
-    part = truths.TruthCache().path(truth.exposure).with_suffix(".part.npz")
+    part = TruthCache().path(truth.exposure).with_suffix(".part.npz")
     if part.exists():
         with np.load(part, allow_pickle=False) as file:
             run = truth.exposure.start()
@@ -511,7 +514,7 @@ def step_estimator(steps: Sequence[Step], margin: int = 3, width: int = 12) -> F
     for index, step in enumerate(steps):
         for sign, own, other in ((1, step.upper, step.lower), (-1, step.lower, step.upper)):
             # What lies beyond the field is no edge.
-            kept = ndimage.binary_erosion(own, np.ones((3, 3)), margin, border_value=1) & frame
+            kept = ndimage.binary_erosion(own, np.ones((3, 3), dtype=np.bool_), margin, border_value=1) & frame
             away = ndimage.distance_transform_edt(~other)
             kept &= away <= away[kept].min() + width
             weights[index] += sign * kept / kept.sum()
@@ -968,10 +971,10 @@ def cost(bench: Bench) -> None:
         path = Path(folder) / "frame.npz"
         side = 256 if bench.quick else 512
         write_mosaic(case, side, path)
-        tried = [("preview", 1, 15, 0.030, 15), ("fast", 1, 3, 0.5, 3), ("full", 1, 1, 20.0, 1)]
+        tried: tuple[tuple[Quality, float, int], ...] = (("preview", 0.030, 15), ("fast", 0.5, 3), ("full", 20.0, 0))
         runs: dict[str, dict[str, Any]] = {}
-        for quality, _, _, goal, repeats in tried:
-            run = runs[quality] = child(path, quality, 1 + (repeats if quality != "full" else 0))
+        for quality, goal, repeats in tried:
+            run = runs[quality] = child(path, quality, 1 + repeats)
             further = run["times"][1:] or run["times"]
             later, best = float(np.median(further)), min(further)
             shown = f"{1e3 * later:.0f} ms" if later < 1 else f"{later:.1f} s"
@@ -997,8 +1000,9 @@ def _growth(bench: Bench, case: Case, side: int, runs: dict[str, dict[str, Any]]
     path = seams.with_name("large.npz")
     for size in sizes:
         write_mosaic(case, size, path)
-        for quality in ("fast", "full"):
-            run = child(path, quality, 2 if quality == "fast" else 1)  # type: ignore[arg-type]
+        qualities: tuple[Quality, ...] = ("fast", "full")
+        for quality in qualities:
+            run = child(path, quality, 2 if quality == "fast" else 1)
             before = min(runs[quality]["times"]) / side**2
             ratio = min(run["times"]) / size**2 / before
             bench.row(

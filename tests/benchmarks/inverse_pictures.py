@@ -13,6 +13,7 @@ from typing import Any
 
 import inverse
 import numpy as np
+import truths
 from inverse import CROP, NM, Bench, Case
 
 from reconstruction.metrology import without_plane
@@ -34,16 +35,16 @@ def canvas(width: float, height: float) -> Any:
     return made
 
 
-def save(figure: Any, name: str) -> None:
-    """Write a picture and tell how large it is."""
+def save(figure: Any, name: str, dpi: int = 110) -> None:
+    """Write a picture, well compressed, and tell how large it is."""
     path = FOLDER / name
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=dpi, pil_kwargs={"optimize": True})
     print(f"  {path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def maps(cases: list[Case]) -> None:
     """Draw truth, frame, local law, ours, error and σ of some frames, one row each."""
-    figure = canvas(14.2, 0.35 + 3.05 * len(cases))
+    figure = canvas(14.2, 0.7 + 3.35 * len(cases))
     axes = np.atleast_2d(figure.subplots(len(cases), 6))
     for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
         _map_row(figure, row, case, last=number == len(cases) - 1)
@@ -52,7 +53,7 @@ def maps(cases: list[Case]) -> None:
         "segments. Nothing is scaled or fitted to the truth but the field's tilt.",
         fontsize=11, color=INK, x=0.008, ha="left",
     )  # fmt: skip
-    save(figure, "inverse.png")
+    save(figure, "inverse.png", dpi=90)
 
 
 def _map_row(figure: Any, row: Any, case: Case, *, last: bool) -> None:
@@ -67,7 +68,7 @@ def _map_row(figure: Any, row: Any, case: Case, *, last: bool) -> None:
     rms, before = case.error("full").rms / NM, case.error("preview").rms / NM
     span = {"vmin": -10.0, "vmax": 1.1 * float(np.ptp(case.truth.z)) / NM}
     limit = 4 * float(np.median(sigma))
-    energy, pixel = inverse.truths.CONFIGURATIONS[case.configuration]
+    energy, pixel = truths.CONFIGURATIONS[case.configuration]
     extent = (0, truth.shape[1] * case.pixel / NM, 0, truth.shape[0] * case.pixel / NM)
     low, high = np.quantile(counts, [0.005, 0.995])
     bound = "" if case.bound is None else f" (bound {case.bound / NM:.1f})"
