@@ -44,7 +44,7 @@ def save(figure: Any, name: str, dpi: int = 110) -> None:
 
 def maps(cases: list[Case]) -> None:
     """Draw truth, frame, local law, ours, error and σ of some frames, one row each."""
-    figure = canvas(14.2, 0.7 + 3.35 * len(cases))
+    figure = canvas(14.2, 0.55 + 3.25 * len(cases))
     axes = np.atleast_2d(figure.subplots(len(cases), 6))
     for number, (row, case) in enumerate(zip(axes, cases, strict=True)):
         _map_row(figure, row, case, last=number == len(cases) - 1)
@@ -53,7 +53,7 @@ def maps(cases: list[Case]) -> None:
         "segments. Nothing is scaled or fitted to the truth but the field's tilt.",
         fontsize=11, color=INK, x=0.008, ha="left",
     )  # fmt: skip
-    save(figure, "inverse.png", dpi=90)
+    save(figure, "inverse.png", dpi=86)
 
 
 def _map_row(figure: Any, row: Any, case: Case, *, last: bool) -> None:
