@@ -53,7 +53,7 @@ def maps(cases: list[Case]) -> None:
         "segments. Nothing is scaled or fitted to the truth but the field's tilt.",
         fontsize=11, color=INK, x=0.008, ha="left",
     )  # fmt: skip
-    save(figure, "inverse.png", dpi=86)
+    save(figure, "inverse.png", dpi=82)
 
 
 def _map_row(figure: Any, row: Any, case: Case, *, last: bool) -> None:
