@@ -27,7 +27,7 @@ from reconstruction import calibration, photometric
 from reconstruction.calibration import SegmentEstimate, Signals
 from reconstruction.emission import electron_range
 from reconstruction.integrate import BLOCK
-from reconstruction.metrology import Figure, root_mean_square_height, without_plane
+from reconstruction.metrology import Figure, plane, root_mean_square_height, without_plane
 from reconstruction.photometric import SATURATED, SHADOW, SKIRT_SCALE, Quality, Reconstruction
 
 if TYPE_CHECKING:
@@ -320,7 +320,8 @@ def _assembled(
     from reconstruction.vft import slopes
 
     pixel = frame.beam.pixel_size
-    z = without_plane(state.z.double().numpy()) * pixel
+    found = state.z.double().numpy()
+    z = without_plane(found) * pixel
     flat = torch.from_numpy(z / pixel).float()
     p, q = (each.numpy() for each in slopes(flat[None]))
     steep = np.hypot(p[0], q[0]) > math.tan(math.radians(STEEPEST))
@@ -329,6 +330,11 @@ def _assembled(
     doubt = posterior(flat, information, state.power, blind)
     sigma = (doubt.sigma * pixel).astype(np.float32)
     estimate = solution.estimate if solution is not None else None
+    if estimate is not None:
+        # The slowest waves of the heights have taken up a part of the tilt: it leaves with their plane.
+        taken = plane(found)
+        slope = torch.tensor([taken[0, 1] - taken[0, 0], taken[0, 0] - taken[1, 0]], dtype=torch.float64)
+        estimate = replace(estimate, combination=estimate.combination + slope)
     total = (prepared.observed.signals.sum(dim=0) * float(prepared.observed.scales.mean())).numpy()
     heights = HeightMap(z - z.mean(), pixel)
     figures = _figures(heights, sigma, flags, doubt.bound * pixel, doubt.resolution * pixel, solution)
