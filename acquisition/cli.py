@@ -6,10 +6,8 @@ Heavy modules are imported inside the verbs, so that ``rilievo --help`` answers 
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +15,7 @@ import typer
 
 from acquisition.reconstruct import reconstruct
 from acquisition.simulate import simulate_app
+from acquisition.stopping import stop_requests
 from acquisition.train import train
 from drivers.errors import DiskFull, InputError, RilievoError, StoreError
 
@@ -125,27 +124,6 @@ def _own_error(error: Exception) -> RilievoError:
     return RilievoError(f"{told}; its trace is in {file.name}, please send it to the developers")
 
 
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], str | None]]:
-    """Let Ctrl-C, a polite kill and a closed terminal end a run through its cleanup."""
-    reasons = {
-        signal.SIGINT: "stopped by Ctrl-C",
-        signal.SIGTERM: "stopped by a request to end the process",
-        signal.SIGHUP: "stopped because the terminal was closed",
-    }
-    asked: list[str] = []
-
-    def note(number: int, _: object) -> None:
-        asked.append(reasons[signal.Signals(number)])
-
-    before = {number: signal.signal(number, note) for number in reasons}
-    try:
-        yield lambda: asked[0] if asked else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # -- runs
 
 
@@ -234,7 +212,7 @@ def _play_night(
     from acquisition import app as wiring
     from acquisition import terminal
 
-    with _interruptible() as stop_asked:
+    with stop_requests() as stop_asked:
         night = wiring.begin(laboratory, loaded, plan, instrument, live)
         night.start()
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from acquisition.stopping import stop_requests
 from drivers.errors import DiskFull, InputError, RilievoError, StoreError
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class Fit:
                 if fresh:  # nothing to go on from
                     self._files.checkpoint.unlink(missing_ok=True)
                 raise
-        with _bar("training", self._quiet) as show, _stoppable() as asked:
+        with _bar("training", self._quiet) as show, stop_requests(second_breaks=True) as asked:
 
             def step() -> None:
                 if asked():
@@ -319,29 +319,6 @@ def _no_room(path: Path) -> DiskFull:
     return DiskFull(
         "there is no room left on the disk; make room and go on with --resume where a checkpoint was kept", str(path)
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], str | None]]:
-    """Note what asks the fit to stop, instead of breaking off within a step; a second Ctrl-C breaks off."""
-    reasons = {
-        signal.SIGINT: "stopped by Ctrl-C",
-        signal.SIGTERM: "stopped by a request to end the process",
-        signal.SIGHUP: "stopped because the terminal was closed",
-    }
-    asked: list[str] = []
-
-    def note(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(reasons[signal.Signals(number)])
-
-    before = {number: signal.signal(number, note) for number in reasons}
-    try:
-        yield lambda: asked[0] if asked else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
