@@ -417,7 +417,7 @@ def _assumptions(
             "linear inverse: steep or high relief comes out wrong by more than σ; the full quality is not linear"
         )
     said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
-    if material != LAYERED:
+    if material != LAYERED or quality == "fast":  # which does not seek the oxide
         said.append("the material is the same everywhere: a contrast of composition would pass for relief")
     missing = calibration.describe_missing(frame.geometry.names, prepared.signals.states)
     if missing:
