@@ -263,10 +263,30 @@ def upgrade(engine: Engine) -> Schema:
     before = schema(engine)
     if before.current != before.newest:
         config = _config()
-        with explained(engine.url), engine.begin() as connection:
+        with (
+            explained(engine.url),
+            engine.connect() as connection,
+            _tables_may_be_copied(connection),
+            connection.begin(),
+        ):
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     return before
+
+
+@contextlib.contextmanager
+def _tables_may_be_copied(connection: Connection) -> Iterator[None]:
+    """Let SQLite put a changed copy in the place of a table that others refer to; the references must hold again."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)  # noqa: S101  the dialect says so
+    raw.execute("PRAGMA foreign_keys=OFF")  # has no effect within a transaction
+    try:
+        yield
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON")
 
 
 def _config() -> Config:

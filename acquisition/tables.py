@@ -28,6 +28,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 RUN_STATES = ("idle", "running", "paused", "suspended", "stopping", "finished", "stopped", "failed", "safe")
 ACTION_STATES = ("planned", "begun", "done", "skipped", "failed", "stopped")
+ALERT_STATES = ("waiting", "sent", "failed")
+BOOKING_STATES = ("waiting", "queued", "running", "done", "failed", "missed", "removed")
 RECONSTRUCTION_STATES = ("done", "failed", "left out")
 
 
@@ -130,6 +132,8 @@ class Run(Base):
     ended: Mapped[datetime | None]
     version: Mapped[str] = mapped_column(doc="Of the program that made the run.")
     plan: Mapped[dict[str, Any] | None]
+    options: Mapped[dict[str, Any] | None] = mapped_column(doc="How it was started: enough to resume it.")
+    resumed: Mapped[int] = mapped_column(default=0, doc="How often it was resumed after an interruption.")
 
 
 class Action(Base):
@@ -148,6 +152,7 @@ class Action(Base):
     intent_time: Mapped[datetime | None]
     outcome_time: Mapped[datetime | None]
     message: Mapped[str]
+    result: Mapped[dict[str, Any] | None] = mapped_column(doc="What it found, for later actions and for a resume.")
 
 
 class Setpoint(Base):
@@ -166,13 +171,13 @@ class Setpoint(Base):
 
 
 class ReadingChannel(Base):
-    """A channel of a run, so that its name and unit are not repeated with each of a million readings."""
+    """A channel of a run (of an idle instrument, without one): name and unit are not repeated a million times."""
 
     __tablename__ = "channels"
     __table_args__ = (UniqueConstraint("run_id", "name"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    run_id: Mapped[str] = mapped_column(String(120), ForeignKey("runs.id"))
+    run_id: Mapped[str | None] = mapped_column(String(120), ForeignKey("runs.id"))
     name: Mapped[str] = mapped_column(String(120))
     unit: Mapped[str] = mapped_column(String(32))
 
@@ -188,6 +193,23 @@ class ReadingRow(Base):
     time: Mapped[datetime]
     value: Mapped[float]
     fresh: Mapped[bool]
+
+
+class SpanRow(Base):
+    """The readings of a channel within a stretch of time, summed up: what a view of a whole night is drawn from."""
+
+    __tablename__ = "spans"
+    __table_args__ = (UniqueConstraint("channel_id", "start"),)
+
+    id: Mapped[int] = mapped_column(_Key, primary_key=True)
+    channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id"))
+    start: Mapped[datetime]
+    end: Mapped[datetime]
+    count: Mapped[int]
+    low: Mapped[float]
+    high: Mapped[float]
+    mean: Mapped[float]
+    fresh: Mapped[bool] = mapped_column(doc="Whether every reading was.")
 
 
 class FrameRow(Base):
@@ -256,3 +278,69 @@ class EventRow(Base):
     kind: Mapped[str] = mapped_column(String(64))
     message: Mapped[str]
     data: Mapped[dict[str, Any] | None]
+
+
+class CorrectionRow(Base):
+    """What the run corrected by itself: focus, stigmators, drift, brightness and contrast, with the evidence."""
+
+    __tablename__ = "corrections"
+    __table_args__ = (Index(None, "run_id", "kind", "time"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(120), ForeignKey("runs.id"))
+    action_index: Mapped[int | None]
+    time: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+
+
+class AlertRow(Base):
+    """A message to somebody outside, on one of the ways there are; it stays until it was delivered or given up."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (_one_of("state", ALERT_STATES), Index(None, "state", "due"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[str | None] = mapped_column(String(120), ForeignKey("runs.id"))
+    time: Mapped[datetime]
+    level: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(String(64))
+    title: Mapped[str]
+    text: Mapped[str]
+    channel: Mapped[str] = mapped_column(String(64), doc="Name of the way: mail, webhook, command.")
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int]
+    due: Mapped[datetime] = mapped_column(doc="When it is tried next.")
+    sent: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class BookingRow(Base):
+    """A recipe that is to be played: at a time, again and again, or after another run."""
+
+    __tablename__ = "bookings"
+    __table_args__ = (_one_of("state", BOOKING_STATES), Index(None, "state", "due"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    recipe_name: Mapped[str]
+    recipe_text: Mapped[str]
+    instrument: Mapped[str] = mapped_column(String(200), doc="Name of the instrument, which plays one run at a time.")
+    instrument_text: Mapped[str | None] = mapped_column(doc="Its file; the simulated one without.")
+    options: Mapped[dict[str, Any] | None]
+    trigger: Mapped[dict[str, Any]] = mapped_column(doc="One of at, cron and after.")
+    priority: Mapped[int]
+    missed: Mapped[str] = mapped_column(String(32), doc="What to do with a start that was missed.")
+    created: Mapped[datetime]
+    due: Mapped[datetime | None] = mapped_column(doc="Of the next start, where it is known.")
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str]
+    run_id: Mapped[str | None] = mapped_column(String(120), ForeignKey("runs.id"), doc="Of the last run it became.")
+
+
+class Replayed(Base):
+    """Entries of a side-car journal that have reached the database, so that none is entered twice."""
+
+    __tablename__ = "replayed"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time: Mapped[datetime]

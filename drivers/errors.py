@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
+
+
+class Response(StrEnum):
+    """What a night does about an error that nobody is awake to look at.
+
+    ``retry``: a bounded number of times, with growing pauses. ``pause``: wait, sample safe and beam off, until the
+    cause has gone. ``alert``: tell somebody and go on. ``safe``: end in the safe state.
+    """
+
+    RETRY = "retry"
+    PAUSE = "pause"
+    ALERT = "alert"
+    SAFE = "safe"
 
 
 class RilievoError(Exception):
@@ -23,6 +37,9 @@ class RilievoError(Exception):
     """
 
     code: ClassVar[str] = "error"
+    number: ClassVar[int] = 900
+    """Stable, for tables and alerts: 1xx input, 2xx devices, 3xx frames, 4xx database, 5xx runs, 9xx the program."""
+    response: ClassVar[Response] = Response.SAFE
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, where: str | None = None) -> None:
@@ -38,6 +55,7 @@ class InputError(RilievoError):
     """What the user gave cannot be used; nothing was started."""
 
     code = "input"
+    number = 100
     exit_code = 2
 
 
@@ -45,12 +63,14 @@ class QuantityError(InputError):
     """A number with a unit that could not be read, or has the wrong dimension."""
 
     code = "quantity"
+    number = 101
 
 
 class LimitError(InputError):
     """A setpoint outside the limits of its parameter."""
 
     code = "limit"
+    number = 102
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +106,7 @@ class DocumentError(InputError):
     """A recipe, an instrument or a detector file with one problem or more: all of them, not only the first."""
 
     code = "document"
+    number = 103
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -96,36 +117,46 @@ class ImageError(InputError):
     """An image file that cannot be used as a segment's signal."""
 
     code = "image"
+    number = 104
 
 
 class DriverError(InputError):
     """A driver that is unknown, failed to load or was given options it does not have."""
 
     code = "driver"
+    number = 105
 
 
 class DeviceError(RilievoError):
     """A device answered with an error, or not sensibly."""
 
     code = "device"
+    number = 200
+    response = Response.RETRY
 
 
 class DeviceTimeout(DeviceError):
     """A device did not answer, or did not get where it was sent, within its deadline."""
 
     code = "device-timeout"
+    number = 201
+    response = Response.RETRY
 
 
 class DeviceUnavailable(DeviceError):
     """A device that cannot be reached."""
 
     code = "device-unavailable"
+    number = 202
+    response = Response.RETRY
 
 
 class StoreError(RilievoError):
     """A frame that could not be written or read back."""
 
     code = "store"
+    number = 300
+    response = Response.PAUSE
     exit_code = 2  # nothing was started; a store lost in mid-run ends the run as failed
 
 
@@ -133,12 +164,16 @@ class DiskFull(StoreError):
     """No room left where frames are kept."""
 
     code = "disk-full"
+    number = 301
+    response = Response.PAUSE
 
 
 class DatabaseError(RilievoError):
     """The database cannot be used: locked, damaged, unreachable or made by another version."""
 
     code = "database"
+    number = 400
+    response = Response.PAUSE
     exit_code = 2  # nothing was started; a database lost in mid-run ends the run as failed
 
 
@@ -146,4 +181,5 @@ class RunError(RilievoError):
     """A run that cannot do what was asked of it."""
 
     code = "run"
+    number = 500
     exit_code = 2

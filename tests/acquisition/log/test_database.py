@@ -15,11 +15,12 @@ from drivers.errors import DatabaseError, DiskFull
 
 START = datetime(2026, 1, 1, 18, tzinfo=UTC)
 
+NEWEST = database.newest_schema()
 ANOTHER_VERSION = """
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "{newest}"
 branch_labels = None
 depends_on = None
 
@@ -28,7 +29,7 @@ def upgrade():
     with op.batch_alter_table("frames") as table:
         table.add_column(sa.Column("note", sa.Text(), nullable=False, server_default=""))
         table.alter_column("path", new_column_name="file")
-"""
+""".replace("{newest}", NEWEST)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch
     """The program one version on; ``undo`` on what is returned goes back."""
     folder = tmp_path / "migrations"
     shutil.copytree(database.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_note.py").write_text(ANOTHER_VERSION)
+    (folder / "versions" / "9999_note.py").write_text(ANOTHER_VERSION)
     monkeypatch.setattr(database, "MIGRATIONS", folder)
     return monkeypatch
 
@@ -61,16 +62,46 @@ def test_an_older_database_is_upgraded_with_a_note(book, target, frame, stored, 
     book.log.frame(book.run, 0, None, frame, stored)
     book.log.close()
     with Log.open(target) as upgraded:
-        assert upgraded.note == "the database was upgraded from schema 0001 to 0002"
+        assert upgraded.note == f"the database was upgraded from schema {NEWEST} to 9999"
         with upgraded.engine.connect() as connection:
             assert connection.execute(text("SELECT file, note FROM frames")).all() == [(str(stored.path), "")]
     newer.undo()
-    with pytest.raises(DatabaseError, match=r"schema 0002, made by a newer version .* up to 0001\. Install"):
+    with pytest.raises(DatabaseError, match=rf"schema 9999, made by a newer version .* up to {NEWEST}\. Install"):
         Log.open(target)
 
 
+def test_the_first_schema_is_upgraded_with_what_it_holds(book, target):
+    from alembic import command
+
+    book.log.close()
+    if book.log.engine.dialect.name != "sqlite":
+        pytest.skip("the tables of a server are changed in place")
+    old = Path(str(book.log.engine.url.database)).with_name("old.sqlite")
+    engine = database.connect(database.locate(old))
+    config = database._config()
+    with engine.connect() as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO instruments VALUES (1, 'twin', '{}', '{}', 'f')",
+            "INSERT INTO runs "
+            "VALUES (1, 'r', 'n', 'f', 't', 1, 'idle', '', '2026-01-01', '2026-01-01', NULL, '0', NULL)",
+            "INSERT INTO channels VALUES (1, 'r', 'gauge.pressure', 'Pa')",
+            "INSERT INTO readings VALUES (1, 1, '2026-01-01 00:00:00', 17.0, 1)",
+        ):
+            connection.execute(text(statement))
+    engine.dispose()
+    with Log.open(old) as log:
+        assert log.series("r", "gauge.pressure").values.tolist() == [17.0]
+        assert log.run("r").state == "idle"
+        with log.engine.connect() as connection:
+            assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
+            assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
 def test_an_upgrade_that_fails_changes_nothing(book, target, newer):
-    broken = database.MIGRATIONS / "versions" / "0002_note.py"
+    broken = database.MIGRATIONS / "versions" / "9999_note.py"
     broken.write_text(ANOTHER_VERSION + '    op.execute("SELECT * FROM nothing_like_it")\n')
     book.log.close()
     with pytest.raises(DatabaseError, match="refused"):
@@ -223,7 +254,7 @@ def test_a_backup_is_whole_while_the_log_is_in_use(book, tmp_path):
 
 def test_schema_before_and_after(target):
     engine = database.connect(database.locate(target))
-    assert database.schema(engine) == database.Schema(None, "0001")
+    assert database.schema(engine) == database.Schema(None, NEWEST)
     database.upgrade(engine)
-    assert database.schema(engine) == database.Schema("0001", "0001")
+    assert database.schema(engine) == database.Schema(NEWEST, NEWEST)
     engine.dispose()
