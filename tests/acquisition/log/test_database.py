@@ -85,8 +85,10 @@ def test_the_first_schema_is_upgraded_with_what_it_holds(book, target):
     with engine.begin() as connection:
         for statement in (
             "INSERT INTO instruments VALUES (1, 'twin', '{}', '{}', 'f')",
-            "INSERT INTO runs "
-            "VALUES (1, 'r', 'n', 'f', 't', 1, 'idle', '', '2026-01-01', '2026-01-01', NULL, '0', NULL)",
+            (
+                "INSERT INTO runs "
+                "VALUES (1, 'r', 'n', 'f', 't', 1, 'idle', '', '2026-01-01', '2026-01-01', NULL, '0', NULL)"
+            ),
             "INSERT INTO channels VALUES (1, 'r', 'gauge.pressure', 'Pa')",
             "INSERT INTO readings VALUES (1, 1, '2026-01-01 00:00:00', 17.0, 1)",
         ):
