@@ -160,6 +160,7 @@ class Log(Records):
         started: datetime,
         version: str,
         plan: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """Enter a run and its whole journal; return its id, such as ``20260101-180000-copper-redox``.
 
@@ -178,6 +179,8 @@ class Log(Records):
             Of the program.
         plan : mapping, optional
             What the dry run foretold.
+        options : mapping, optional
+            How the run was started: enough to resume it.
         """
         with self._writing() as session:
             run_id = _free_id(session, name, started)
@@ -194,6 +197,8 @@ class Log(Records):
                 ended=None,
                 version=version,
                 plan=None if plan is None else dict(plan),
+                options=None if options is None else dict(options),
+                resumed=0,
             )
             session.add(run)
             session.flush()
@@ -232,6 +237,39 @@ class Log(Records):
             .values(state=outcome, outcome_time=time, message=message)
         )
         self._change_one(change, f"run {run_id!r} has no action {index}")
+
+    def mark(self, run_id: str, index: int, result: Mapping[str, Any]) -> None:
+        """Enter how far an action has come, or what it found; the latest word replaces what stood there."""
+        row = tables.Action
+        change = update(row).where(row.run_id == run_id, row.index == index).values(result=dict(result))
+        self._change_one(change, f"run {run_id!r} has no action {index}")
+
+    def resumed(self, run_id: str, done: Mapping[int, datetime], again: Sequence[int]) -> None:
+        """Enter that a run goes on after an interruption, all or nothing.
+
+        Parameters
+        ----------
+        run_id : str
+        done : mapping of int to datetime
+            Actions without an outcome whose frames are there, and when.
+        again : sequence of int
+            Actions that are planned anew.
+        """
+        row, run = tables.Action, tables.Run
+        options = {"synchronize_session": False}
+        with self._writing() as session:
+            for index, time in done.items():
+                values = {
+                    "state": "done",
+                    "outcome_time": time,
+                    "message": "its frames were there after an interruption",
+                }
+                change = update(row).where(row.run_id == run_id, row.index == index).values(**values)
+                session.execute(change, execution_options=options)
+            change = update(row).where(row.run_id == run_id, row.index.in_(again)).values(state="planned", result=None)
+            session.execute(change, execution_options=options)
+            change = update(run).where(run.id == run_id).values(resumed=run.resumed + 1)
+            session.execute(change, execution_options=options)
 
     def _change_one(self, change: Any, otherwise: str) -> None:
         with self._writing() as session:

@@ -106,12 +106,26 @@ class GasRulesFile(Strict):
     purge_at_least: Duration | None = None
 
 
+class EnduranceFile(Strict):
+    """How much a night on this instrument puts up with, where it differs from the program's own measure.
+
+    ``retries``: of an action that a device did not do, with growing pauses from ``pause`` on. ``longest_suspension``:
+    for a full disk or a database that is away. ``longest_outage``: after which a resumed run ends safe.
+    """
+
+    retries: int | None = Field(None, ge=0, le=20)
+    pause: Duration | None = None
+    longest_suspension: Duration | None = None
+    longest_outage: Duration | None = None
+
+
 class InstrumentFile(Strict):
     """An instrument, as a YAML file describes it."""
 
     name: str = Field(min_length=1, max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
     gas_rules: GasRulesFile | None = None
+    endurance: EnduranceFile | None = None
     column: DeviceFile
     detector: DeviceFile
     stage: DeviceFile
