@@ -147,6 +147,14 @@ class Log(Records):
         ):
             yield session
 
+    def query(self) -> contextlib.AbstractContextManager[Session]:
+        """Return a session that reads, for who keeps a table of its own (alerts, bookings)."""
+        return self._reading()
+
+    def transaction(self) -> contextlib.AbstractContextManager[Session]:
+        """Return a session that writes, durably and as a whole, for who keeps a table of its own."""
+        return self._writing()
+
     def create_run(
         self,
         *,
