@@ -143,6 +143,7 @@ class Engine:
         self._index = 0
         self._waited = 0.0
         self._marked = 0.0
+        self._outcome: tuple[int, datetime, str, str] | None = None
         self.progress = Progress()
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Configure: self._configure,
@@ -243,8 +244,7 @@ class Engine:
             self._instrument.column.blank()
             first = 0 if resumption is None else self._take_up(resumption)
             for index in range(first, len(actions)):
-                self._index = index
-                self._play(actions[index])
+                self._play(index, actions[index])
             self._obey()
         except Exception as error:  # noqa: BLE001  every way out passes through the end
             end = error
@@ -256,6 +256,8 @@ class Engine:
         self._index = resumption.index
         if resumption.safe is not None:
             raise SafeRequest(resumption.safe)
+        if resumption.stop is not None:
+            raise StopRequest(resumption.stop)
         self._scan = resumption.scan
         self._darks = [self._store.read(stored.path) for stored in resumption.darks]
         self._taken = [self._store.read(stored.path) for stored in resumption.taken]
@@ -267,23 +269,33 @@ class Engine:
             self._series = _Series(series.group, series.index, began, series.stop_when, ended=series.ended)
         return resumption.index
 
-    def _play(self, action: Action) -> None:
+    def _play(self, index: int, action: Action) -> None:
         """Play one action between its journal entries."""
         self._obey()
+        # The outcome of the action before and the intent of this one are one transaction: half the commits of a night.
+        with self._log.together():
+            self._tell_outcome()
+            self._index = index
+            self._log.intent(self._run_id, index, self._clock.now(), durable=_is_irreversible(action))
         self._show(action)
         if self._series is not None and getattr(action, "group", None) != self._series.group:
             self._series = None
-        self._log.intent(self._run_id, self._index, self._clock.now())
         try:
             outcome = self._retry(action.address, lambda: self._execute(action))
         except (StopRequest, SafeRequest):
-            self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "stopped")
+            self._outcome = (index, self._clock.now(), "stopped", "")
             raise
         except Exception as error:
-            self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "failed", str(error))
+            self._outcome = (index, self._clock.now(), "failed", str(error))
             raise
-        self._log.outcome(self._run_id, self._index, self._clock.now(), outcome)
+        self._outcome = (index, self._clock.now(), outcome, "")
         self._waited = self._marked = 0.0
+
+    def _tell_outcome(self) -> None:
+        """Enter how the last action ended, where the journal does not know yet."""
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            self._log.outcome(self._run_id, *outcome)
 
     def _execute(self, action: Action) -> str:
         """Do what one action says; return ``done`` when it is done, not when it was sent, or ``skipped``."""
@@ -321,8 +333,9 @@ class Engine:
     def _end(self, end: Exception | None) -> Outcome:
         """Leave the instrument as the way out asks, and tell the log how the run ended."""
         reason = _reason(end)
+        self._log_safely(self._tell_outcome)
         with suppress(RunError):
-            self._enter(State.STOPPING, reason)
+            self._enter(State.STOPPING, reason, {"end": _END.get(type(end), "safe")})
         if end is None or isinstance(end, StopRequest):
             outcome = Outcome(State.FINISHED if end is None else State.STOPPED, reason)
             failures = clean_up(self._instrument, self._put)
@@ -362,6 +375,7 @@ class Engine:
         if self._requests.standstill is None:
             return 0.0
         began = self._clock.monotonic()
+        self._tell_outcome()
         self._stand_still(began)
         self._enter(State.RUNNING)
         stood = self._clock.monotonic() - began
@@ -663,17 +677,20 @@ class Engine:
 
     # -- the log, and whoever looks on
 
-    def _enter(self, state: State, reason: str = "") -> bool:
+    def _enter(self, state: State, reason: str = "", data: Mapping[str, Any] | None = None) -> bool:
         """Take the way to a state; return whether the log could be told."""
         with self._lock:
             if self._state is not state:
                 self._state = step(self._state, state)
         self.progress = replace(self.progress, state=state, reason=reason)
-        if not self._log_safely(self._log.set_state, self._run_id, state.value, self._clock.now(), reason):
-            return False
-        level = _LEVELS.get(state, "info")
-        self.tell(level, "state", f"{state}: {reason}" if reason else str(state))
-        return True
+        told = f"{state}: {reason}" if reason else str(state)
+        return self._log_safely(self._tell_state, state, reason, told, data)
+
+    def _tell_state(self, state: State, reason: str, told: str, data: Mapping[str, Any] | None) -> None:
+        now = self._clock.now()
+        with self._log.together():
+            self._log.set_state(self._run_id, state.value, now, reason)
+            self._log.event(self._run_id, now, _LEVELS.get(state, "info"), "state", told, data)
 
     def _show(self, action: Action) -> None:
         self.progress = replace(
@@ -694,7 +711,15 @@ class Engine:
         return True
 
 
+_END: Mapping[type, str] = {type(None): "finished", StopRequest: "stopped"}
 _LEVELS = {State.FAILED: "error", State.SAFE: "error", State.SUSPENDED: "warning"}
+
+
+def _is_irreversible(action: Action) -> bool:
+    """Return whether an action moves heater or gas: what it does to the sample cannot be taken back."""
+    return isinstance(action, SetGas | Ramp) or (
+        isinstance(action, Set) and action.parameter.startswith(("heater.", "gas"))
+    )
 
 
 def _reason(end: Exception | None) -> str:

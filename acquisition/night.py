@@ -94,7 +94,7 @@ class Night:
     def decision(self) -> str:
         """What was decided about a run that was interrupted; empty for a new one."""
         found = self._resumption
-        return "" if found is None else found.safe or found.decision
+        return "" if found is None else found.decision or found.safe or ""
 
     @property
     def elapsed(self) -> float:

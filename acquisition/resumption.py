@@ -67,8 +67,8 @@ class Resumption:
         What was decided and why; goes to the log.
     outage : float, s
         Of the instrument's time, since the run was last heard of.
-    safe : str or None
-        Why the run ends in the safe state instead of going on.
+    safe, stop : str or None
+        Why the run ends instead of going on, in the safe state or as stopped.
     frames : int
         Acknowledged so far, which is the number of the next.
     setpoints : mapping of channel to quantity
@@ -90,6 +90,7 @@ class Resumption:
     decision: str
     outage: float
     safe: str | None = None
+    stop: str | None = None
     frames: int = 0
     setpoints: Mapping[str, Q] = field(default_factory=dict)
     scan: Scan | None = None
@@ -243,12 +244,22 @@ def plan_resumption(
         done=tuple(n for n in range(index) if journal.entries[n].state == "begun"),
     )
     if run.state == "stopping":
-        return replace(
-            found, safe=f"it was being ended when it was interrupted: {run.reason or 'it had come to its end'}"
-        )
+        return _ended(found, run, log)
     if index == len(actions):
         return replace(found, decision="every action had been done; only the end is left")
     return _decided(found, journal, longest_outage)
+
+
+def _ended(found: Resumption, run: Run, log: Log) -> Resumption:
+    """Return what is left of a run that was on its way out: the same end, attempted again."""
+    states = [event for event in log.events(run.id) if event.kind == "state" and event.data is not None]
+    end = (states[-1].data or {}).get("end") if states else None
+    decision = "it was being ended when it was interrupted; the end is attempted again"
+    if end == "finished":
+        return replace(found, decision=decision)
+    if end == "stopped":
+        return replace(found, decision=decision, stop=run.reason)
+    return replace(found, decision=decision, safe=run.reason or "it was being ended when it was interrupted")
 
 
 def refuse_ended(run: Run) -> None:
@@ -262,7 +273,8 @@ def enter_resumption(log: Log, run_id: str, resumption: Resumption) -> None:
     """Tell the log what was found and decided, before anything is touched."""
     now = resumption.instrument.clock.now()
     log.resumed(run_id, dict.fromkeys(resumption.done, now), resumption.again)
-    level, decision = ("info", resumption.decision) if resumption.safe is None else ("warning", resumption.safe)
+    level = "info" if resumption.safe is None else "warning"
+    decision = "; ".join(part for part in (resumption.decision, resumption.safe) if part)
     data = {"outage": resumption.outage, "index": resumption.index, "channels": resumption.verify()}
     log.event(run_id, now, level, "resume", decision, data)
 

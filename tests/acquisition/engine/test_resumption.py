@@ -103,12 +103,11 @@ def test_killed_anywhere(bench, actions, monkeypatch, target, name, call, after)
         with pytest.raises(RunError, match="has ended: it is finished"):
             bench.resumed(run_id, actions)
         return
-    ending = bench.log.run(run_id).state == "stopping"
     night = bench.resumed(run_id, actions)
     night.start()
     assert night.wait(30)
     outcome = night.finish()
-    assert outcome.state is (State.SAFE if ending else State.FINISHED), outcome.reason
+    assert outcome.state is State.FINISHED, outcome.reason
     acquired = bench.log.frames(run_id)
     assert [frame.dark for frame in acquired] == PLANNED
     assert [frame.number for frame in acquired] == list(range(len(PLANNED)))
