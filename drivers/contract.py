@@ -4,7 +4,8 @@ A driver supplies *backends*, which speak the hardware's language and convert un
 staleness rules and errors are the same everywhere. What was asked for (the setpoint) and what the hardware says
 (the readback) are different things everywhere.
 
-Backends are called from two threads: the engine's and the telemetry's. One that shares a wire guards it with a lock.
+Backends are called from several threads: the engine's, the telemetry's, the interlocks', and those that bring the
+instrument to its safe state. One that shares a wire guards it with a lock.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.clock import Clock
+from drivers.document import Document
 from drivers.errors import DeviceError, InputError, LimitError, RilievoError
 from drivers.frame import BeamSettings, Channel, Frame, Reading
 from drivers.geometry import DetectorGeometry
@@ -485,6 +487,12 @@ class Instrument:
         What only a simulator knows, by name: coverage, sample temperature, …
     close : callable
         Lets go of the hardware.
+    source : Document or None
+        The same file with the place of every value, so that an error can point at it.
+    arm_loss : callable or None
+        Arms the devices' own answer to a lost connection: called with seconds, it tells each device that can to go to
+        its communication-loss setpoint (heater down, gas closed) by itself once nobody has spoken to it for so long,
+        and returns a sentence that says what was armed; called with 0 it disarms. None where no device can.
     """
 
     name: str
@@ -499,6 +507,8 @@ class Instrument:
     truth: Callable[[], Mapping[str, Q]] | None = None
     close: Callable[[], None] = lambda: None
     reconnect: Callable[[str], None] = lambda role: None  # noqa: ARG005
+    source: Document | None = None
+    arm_loss: Callable[[float], str] | None = None
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

@@ -29,6 +29,7 @@ from drivers.errors import (
     RilievoError,
 )
 from drivers.geometry import DetectorGeometry, Segment
+from drivers.safety import GuardFile, InterlockFile, SafePartFile, WatchdogFile
 from drivers.units import Angle, Duration, Energy, Length, Pressure, Q, format_quantity, si
 
 GROUP = "rilievo.drivers"
@@ -126,6 +127,11 @@ class InstrumentFile(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     gas_rules: GasRulesFile | None = None
     endurance: EnduranceFile | None = None
+    safe_state: tuple[SafePartFile, ...] | None = Field(default=None, min_length=1, max_length=100)
+    interlocks: tuple[InterlockFile, ...] = Field(default=(), max_length=1000)
+    interlock_period: Duration | None = None
+    watchdog: WatchdogFile | None = None
+    guard: GuardFile | None = None
     column: DeviceFile
     detector: DeviceFile
     stage: DeviceFile
@@ -153,6 +159,8 @@ class Context:
         Called in order once every device has been built without a problem.
     closers : list of callables
         Called, last first, when the instrument is let go; each closes what a driver opened.
+    losses : list of callables
+        Each arms a device's own answer to a lost connection; see ``Instrument.arm_loss``.
     """
 
     clock: Clock
@@ -163,6 +171,7 @@ class Context:
     memory: Path | None = None
     finishers: list[Callable[[], None]] = field(default_factory=list)
     closers: list[Callable[[], None]] = field(default_factory=list)
+    losses: list[Callable[[float], str]] = field(default_factory=list)
     truth: Callable[[], Mapping[str, Q]] | None = None
     problems: list[Problem] = field(default_factory=list)
     at: Address = ()
@@ -305,6 +314,8 @@ class Registry:
             description=source.data,
             truth=context.truth,
             close=lambda: _close(context),
+            source=source,
+            arm_loss=_arm_all(tuple(context.losses)) if context.losses else None,
         )
 
     def _build_all(self, file: InstrumentFile, context: Context) -> dict[str, Any]:
@@ -370,6 +381,21 @@ def _expect(device: Any, kind: type[Device], role: str) -> Device:
     if not isinstance(device, kind):
         raise DriverError(f"the driver of {role} built {type(device).__name__}; expected {kind.__name__}")
     return device
+
+
+def _arm_all(losses: tuple[Callable[[float], str], ...]) -> Callable[[float], str]:
+    """Return what arms every device; one that fails is told, and keeps no other from being armed."""
+
+    def arm(seconds: float) -> str:
+        told = []
+        for loss in losses:
+            try:
+                told.append(loss(seconds))
+            except Exception as error:  # noqa: BLE001  the other devices must still be armed
+                told.append(f"could not be armed: {error}")
+        return "; ".join(told)
+
+    return arm
 
 
 def _close(context: Context) -> None:

@@ -251,6 +251,10 @@ class SteppedClock:
         """Return a place for a thread."""
         return self._clock.register(name)
 
+    def free(self, after: float) -> str | None:
+        """Let time go on without a thread that hangs."""
+        return self._clock.free(after)
+
 
 def faulty_write(
     name: str, write: Callable[P, T], clock: Clock, faults: tuple[Fault, ...], since: float | None = None
