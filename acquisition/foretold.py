@@ -19,7 +19,7 @@ from acquisition.timing import Moment
 from drivers.contract import Instrument
 from drivers.errors import InputError
 from drivers.safety import Then
-from drivers.units import Q, parse_quantity, quantity, si
+from drivers.units import Q, format_quantity, parse_quantity, quantity, si
 
 SLACK = 1e-9
 """Share by which two numbers may differ and still count as the same."""
@@ -243,8 +243,8 @@ def _spans(
         word = "above" if sign > 0 else "below"
         for action, seconds, extreme in spans:
             if seconds > 0 and seconds >= interlock.rule.seconds:
-                far = written(quantity(float(f"{extreme:.4g}"), unit).to(like.units))
-                bound = written(quantity(limit, unit).to(like.units))
+                far = format_quantity(quantity(extreme, unit).to(like.units), 4)
+                bound = format_quantity(quantity(limit, unit).to(like.units))
                 yield _found(action, interlock, f"{name} would be {word} {bound} for {_time(seconds)} (up to {far})")
 
 
@@ -277,14 +277,14 @@ def _burning(interlock: Interlock, course: _Course, condition: Flammable, end: f
 
 
 def _found(action: Action, interlock: Interlock, what: str) -> Foretold:
-    follows = {
-        "warn": "warns of",
-        "suspend": "would suspend the run for, until it ends safe",
-        "safe": "would end the run safe for",
+    named = f"{what}; the {interlock.origin}'s interlock {interlock.text!r}"
+    remedy = "change the step" if interlock.origin == "instrument" else "change the step, or the rule"
+    message = {
+        "warn": f"{named} will warn",
+        "suspend": f"{named} would suspend the run, and then end it safe; {remedy}",
+        "safe": f"{named} would end the run safe; {remedy}",
     }[interlock.then]
-    message = f"{what}, which the {interlock.origin}'s interlock {interlock.text!r} {follows}"
-    remedy = "; change the step" if interlock.origin == "instrument" else "; change the step, or the rule"
-    return Foretold(action, interlock, message if interlock.then == "warn" else message + remedy)
+    return Foretold(action, interlock, message)
 
 
 def _time(seconds: float) -> str:
