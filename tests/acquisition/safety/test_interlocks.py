@@ -40,7 +40,7 @@ def test_channels_by_short_and_by_full_names(virtual):
             assert names.channel(short).name == full
     with pytest.raises(InputError, match="did you mean 'pressure'"):
         names.channel("presure")
-    with pytest.raises(InputError, match="it has heater, pressure, Ar, H2, N2, O2, and heater.temperature"):
+    with pytest.raises(InputError, match=r"it has heater, pressure, Ar, H2, N2, O2, and heater\.temperature"):
         names.channel("zzzzzzz")
 
 
