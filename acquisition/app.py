@@ -92,23 +92,26 @@ def instrument_document(path: Path | None) -> Document:
     return document.parse(text, "twin.yaml")
 
 
-def _clock(source: Document, speed: float | None) -> Clock:
+def _clock(source: Document, speed: float | None, memory: Path | None = None, outage: float | None = None) -> Clock:
     """Return a virtual clock where every device is simulated, else the real one."""
     from drivers.clock import RealClock, VirtualClock
+    from simulators.memory import continued_clock
 
     data = source.data if isinstance(source.data, dict) else {}
     gases = data.get("gases")
     entries = [*data.values(), *(gases.values() if isinstance(gases, dict) else ())]
     drivers = {str(entry["driver"]) for entry in entries if isinstance(entry, dict) and "driver" in entry}
     if drivers and drivers <= {TWIN}:
-        return VirtualClock(speed=speed)
+        return VirtualClock(speed=speed) if memory is None else continued_clock(memory, speed, outage)
     if speed is not None:
         raise InputError("--speed is for simulated instruments; real hardware runs in real time")
     return RealClock()
 
 
 @contextmanager
-def open_instrument(path: Path | None = None, speed: float | None = None) -> Iterator[Instrument]:
+def open_instrument(
+    path: Path | None = None, speed: float | None = None, memory: Path | None = None, outage: float | None = None
+) -> Iterator[Instrument]:
     """Build an instrument, and let go of it in the end; errors as :meth:`drivers.registry.Registry.instrument`.
 
     Parameters
@@ -117,11 +120,16 @@ def open_instrument(path: Path | None = None, speed: float | None = None) -> Ite
         The instrument's file; the bundled twin unless given.
     speed : float, optional
         Virtual seconds per real second of a simulated instrument; as fast as it goes unless given.
+    memory : Path, optional
+        Where a simulated instrument keeps its state: it goes on from there, as hardware would, moved on through the
+        time in which no process held it. Hardware needs none.
+    outage : float, s, optional
+        That time, virtual, where it should not be measured.
     """
     from drivers.registry import Registry
 
     source = instrument_document(path)
-    instrument = Registry.discover().instrument(source, _clock(source, speed))
+    instrument = Registry.discover().instrument(source, _clock(source, speed, memory, outage), memory)
     try:
         _require_safety(instrument)
         yield instrument

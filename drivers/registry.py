@@ -139,6 +139,10 @@ class Context:
         Objects that several devices of one driver hold together, such as a connection or a simulated world.
     column : Column or None
         Built first, because the detector asks it for the beam.
+    memory : Path or None
+        A file in which a simulated instrument keeps its state, so that it outlives the process; hardware needs none.
+    finishers : list of callables
+        Called in order once every device has been built without a problem.
     closers : list of callables
         Called, last first, when the instrument is let go; each closes what a driver opened.
     losses : list of callables
@@ -150,6 +154,8 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
     column: Column | None = None
+    memory: Path | None = None
+    finishers: list[Callable[[], None]] = field(default_factory=list)
     closers: list[Callable[[], None]] = field(default_factory=list)
     losses: list[Callable[[float], str]] = field(default_factory=list)
     truth: Callable[[], Mapping[str, Q]] | None = None
@@ -242,8 +248,16 @@ class Registry:
         known = ", ".join(sorted(self.drivers)) or "none"
         raise DriverError(f"there is no driver {name!r}; the drivers installed are: {known}")
 
-    def instrument(self, source: Document, clock: Clock | None = None) -> Instrument:
+    def instrument(self, source: Document, clock: Clock | None = None, memory: Path | None = None) -> Instrument:
         """Build the instrument that a document describes.
+
+        Parameters
+        ----------
+        source : Document
+        clock : Clock, optional
+            The real one unless given.
+        memory : Path, optional
+            Where a simulated instrument keeps its state: it is made there, or goes on from there.
 
         Raises
         ------
@@ -253,11 +267,13 @@ class Registry:
             For a device that does not answer. What was already opened is closed again.
         """
         file = source.validate(InstrumentFile)
-        context = Context(clock or RealClock(), source, file.settings)
+        context = Context(clock or RealClock(), source, file.settings, memory=memory)
         try:
             devices = self._build_all(file, context)
             if context.problems:
                 raise DocumentError(context.problems)
+            for finish in context.finishers:
+                finish()
             return self._assemble(file, source, context, devices)
         except BaseException:
             with suppress(DeviceError):  # what went wrong first is what matters
@@ -304,6 +320,8 @@ class Registry:
                 context.problems.extend(error.problems)
                 continue
             except InputError as error:
+                if error.where is not None:  # about something else than the device's entry
+                    raise
                 context.problems.append(context.document.problem(error.message, place))
                 continue
             except OSError as error:
