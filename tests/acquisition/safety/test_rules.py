@@ -63,7 +63,6 @@ WORDS = (
     "degC*m 10...30 .."
 )
 words = st.sampled_from(WORDS.split())
-)
 
 
 @given(st.lists(words, max_size=14).map(" ".join) | st.text(max_size=80))
