@@ -19,7 +19,7 @@ from acquisition.timing import Moment
 from drivers.contract import Instrument
 from drivers.errors import InputError
 from drivers.safety import Then
-from drivers.units import Q, parse_quantity, quantity, si
+from drivers.units import Q, format_quantity, parse_quantity, quantity, si
 
 SLACK = 1e-9
 """Share by which two numbers may differ and still count as the same."""
@@ -95,6 +95,8 @@ class _Course:
 
     instrument: Instrument
     chamber: Chamber | None
+    wanted: frozenset[str]
+    """Names of the channels that somebody asks for."""
     stretches: dict[str, list[Stretch]] = field(default_factory=dict)
     flows: list[tuple[SetGas, float, float]] = field(default_factory=list)
     ramps: list[tuple[Ramp, float, float]] = field(default_factory=list)
@@ -102,7 +104,11 @@ class _Course:
 
     def follow(self, moments: Sequence[Moment]) -> None:
         heater, gauge = self.instrument.heater, self.instrument.gauge.pressure
-        names = {line.flow.name: (species, line.flow) for species, line in self.instrument.gases.items()}
+        names = {
+            line.flow.name: (species, line.flow)
+            for species, line in self.instrument.gases.items()
+            if line.flow.name in self.wanted
+        }
         first = moments[0].action
         temperature, pressure = heater.idle, self.chamber.base_pressure if self.chamber is not None else 0.0
         aim, gas, warm = pressure, first, first
@@ -116,7 +122,7 @@ class _Course:
                     self.flows.append((action, start, end))
                     for name, (species, flow) in names.items():
                         share = action.flows.get(species)
-                        standing[name] = action, 0.0 if share is None else magnitude(flow, share)
+                        standing[name] = action, 0.0 if share is None else si(share) / si(quantity(1.0, flow.unit))
                 case Ramp():
                     warm = action
                     temperature = self._ramp(action, moment, temperature)
@@ -126,7 +132,8 @@ class _Course:
                         (column.beam_energy, action.imaging.beam_energy),
                         (column.probe_current, action.imaging.probe_current),
                     ):
-                        standing[channel.name] = action, magnitude(channel, asked)
+                        if channel.name in self.wanted:
+                            standing[channel.name] = action, magnitude(channel, asked)
                 case Set():
                     self._set(action, standing)
                 case _:
@@ -135,11 +142,11 @@ class _Course:
                 self._flat(heater.temperature.name, warm, start, end, temperature)
             for name, (cause, value) in standing.items():
                 self._flat(name, cause, start, end, value)
-            if self.chamber is not None:
+            if self.chamber is not None and gauge.name in self.wanted:
                 pressure = self._pressure(gauge.name, gas, moment, pressure, aim)
 
     def _set(self, action: Set, standing: dict[str, tuple[Action, float]]) -> None:
-        channel = self.instrument.channels().get(action.parameter)
+        channel = self.instrument.channels().get(action.parameter) if action.parameter in self.wanted else None
         if channel is None:
             return
         try:
@@ -192,9 +199,11 @@ def foretold(
     chamber : Chamber, optional
         As the instrument's file describes it unless given; without one, pressures are not foretold.
     """
-    if not moments:
+    interlocks = tuple(interlocks)
+    if not moments or not interlocks:
         return
-    course = _Course(instrument, chamber_of(instrument) if chamber is None else chamber)
+    wanted = frozenset(channel.name for interlock in interlocks for channel in interlock.channels)
+    course = _Course(instrument, chamber_of(instrument) if chamber is None else chamber, wanted)
     course.follow(moments)
     for interlock in interlocks:
         yield from _one(interlock, course, moments[-1].end)
@@ -243,8 +252,8 @@ def _spans(
         word = "above" if sign > 0 else "below"
         for action, seconds, extreme in spans:
             if seconds > 0 and seconds >= interlock.rule.seconds:
-                far = written(quantity(float(f"{extreme:.4g}"), unit).to(like.units))
-                bound = written(quantity(limit, unit).to(like.units))
+                far = format_quantity(quantity(extreme, unit).to(like.units), 4)
+                bound = format_quantity(quantity(limit, unit).to(like.units))
                 yield _found(action, interlock, f"{name} would be {word} {bound} for {_time(seconds)} (up to {far})")
 
 
@@ -277,14 +286,14 @@ def _burning(interlock: Interlock, course: _Course, condition: Flammable, end: f
 
 
 def _found(action: Action, interlock: Interlock, what: str) -> Foretold:
-    follows = {
-        "warn": "warns of",
-        "suspend": "would suspend the run for, until it ends safe",
-        "safe": "would end the run safe for",
+    named = f"{what}; the {interlock.origin}'s interlock {interlock.text!r}"
+    remedy = "change the step" if interlock.origin == "instrument" else "change the step, or the rule"
+    message = {
+        "warn": f"{named} will warn",
+        "suspend": f"{named} would suspend the run, and then end it safe; {remedy}",
+        "safe": f"{named} would end the run safe; {remedy}",
     }[interlock.then]
-    message = f"{what}, which the {interlock.origin}'s interlock {interlock.text!r} {follows}"
-    remedy = "; change the step" if interlock.origin == "instrument" else "; change the step, or the rule"
-    return Foretold(action, interlock, message if interlock.then == "warn" else message + remedy)
+    return Foretold(action, interlock, message)
 
 
 def _time(seconds: float) -> str:

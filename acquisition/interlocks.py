@@ -239,7 +239,11 @@ def _old(names: Names, condition: Old) -> tuple[tuple[Readable, ...], Test]:
 
 
 def _flammable(names: Names, condition: Flammable) -> tuple[tuple[Readable, ...], Test]:
-    if not burn(condition.one, condition.other):
+    for species in (condition.one, condition.other):
+        names.gas(species)
+    if not burn(condition.one, condition.other) or not all(
+        names.instrument.gases[species].reactive for species in (condition.one, condition.other)
+    ):
         raise InputError(f"{condition.one} and {condition.other} do not burn with each other")
     fuel, oxidiser = fuel_and_oxidiser(condition.one, condition.other)
     first, second, gauge = names.gas(fuel), names.gas(oxidiser), names.instrument.gauge.pressure

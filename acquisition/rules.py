@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
-from drivers.errors import InputError, QuantityError
+from drivers.errors import InputError
 from drivers.safety import LONGEST
 from drivers.units import Q, format_quantity, parse_quantity, si
 
@@ -235,8 +235,6 @@ def parse_rule(text: str) -> Rule:
             continue
         try:
             return Rule(make(*match.groups()), _a_while(tail) if found else None)
-        except QuantityError as error:
-            raise InputError(f"in the rule {_shown(words)}: {error.message}") from None
         except InputError as error:
             raise InputError(f"in the rule {_shown(words)}: {error.message}") from None
     forms = "; ".join(FORMS)

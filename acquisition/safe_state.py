@@ -205,6 +205,11 @@ class SafeState:
         return cls(instrument, lambda: parts_of(instrument))
 
     @property
+    def longest(self) -> float:
+        """How long entering it takes at the most, s of the instrument's clock."""
+        return sum(part.within + part.lasting + LOOK for part in self._parts())
+
+    @property
     def entered(self) -> bool:
         """Whether it was entered, or is being entered: nothing else may be sent from then on."""
         return self._entry is not None

@@ -20,7 +20,7 @@ from drivers.contract import (
 from drivers.document import parse
 from drivers.errors import DeviceTimeout, DeviceUnavailable, DocumentError, DriverError, InputError
 from drivers.geometry import annular
-from drivers.registry import Failure, Registry, load_detector
+from drivers.registry import Context, Failure, Registry, _arm_all, load_detector
 
 DETECTOR = """\
 working_distance: {distance}
@@ -213,3 +213,52 @@ def test_deadlines_are_checked(old, new, told):
     assert old in text
     with pytest.raises(DocumentError, match=told):
         Registry().instrument(parse(text.replace(old, new), "bench.yaml"), VirtualClock())
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "message"),
+    [
+        ("safe_state: [{blank: beam, close: all, within: 5 s}]", "8:14", "expected one of blank, heater, close, purge"),
+        ("safe_state: [{within: 5 s}]", "8:14", "got none of them"),
+        ("safe_state: [{blank: beam}]", "8:14", "the key 'within' is missing"),
+        ("safe_state: [{blank: beam, rate: 5 K/min, within: 5 s}]", "8:14", "rate belongs to heater"),
+        ("safe_state: [{purge: {N2: 5 sccm}, within: 5 s}]", "8:14", "a purge needs for"),
+        ("safe_state: [{purge: {}, for: 5 s, within: 5 s}]", "8:22", "expected one gas or more"),
+        ("safe_state: [{purge: {N2: 5 Pa}, for: 5 s, within: 5 s}]", "8:27", "5 Pa is a pressure; expected a gas flow"),
+        ("safe_state: [{heater: 300 K, within: 0 s}]", "8:38", "expected a time above 0 s"),
+        ("safe_state: []", "8:13", "at least 1 item"),
+        ("interlocks: [{when: heater above 5 K}]", "8:14", "the key 'then' is missing"),
+        ("interlocks: [{when: heater above 5 K, then: stop}]", "8:45", "'warn', 'suspend' or 'safe'"),
+        (
+            "interlocks: [{when: heater above 5 K, then: warn, longest: 5 s}]",
+            "8:14",
+            "longest belongs to then: suspend",
+        ),
+        ("interlock_period: 5 K", "8:19", "5 K is a temperature; expected a time"),
+        ("guard: {patience: 1 K}", "8:19", "1 K is a temperature; expected a time"),
+        ("guard: {}", "8:8", "the key 'patience' is missing"),
+        ("watchdog: {factor: 0.5}", "8:20", "greater than or equal to 1"),
+    ],
+)
+def test_what_keeps_from_harm_is_strict(line, place, message):
+    with pytest.raises(DocumentError) as caught:
+        Registry().instrument(parse(f"{INSTRUMENT}{line}\n", "bench.yaml"), VirtualClock())
+    told = str(caught.value)
+    assert f"bench.yaml:{place}: " in told
+    assert message in told
+
+
+def test_devices_arm_themselves_for_a_lost_connection_together():
+    armed = []
+
+    def build(role, options, context):
+        context.losses.append(lambda seconds: armed.append((role, seconds)) or f"{role} down")
+        if role == "heater":
+            context.losses.append(lambda seconds: 1 / 0)
+
+    context = Context(VirtualClock(), parse("a: 1\n"))
+    build("heater", {}, context)
+    build("gauge", {}, context)
+    arm = _arm_all(tuple(context.losses))
+    assert arm(60.0) == "heater down; could not be armed: division by zero; gauge down"
+    assert armed == [("heater", 60.0), ("gauge", 60.0)]

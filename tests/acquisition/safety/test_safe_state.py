@@ -147,10 +147,7 @@ def test_a_call_that_really_hangs_does_not_stop_virtual_time(virtual, on_clock, 
     let_go = threading.Event()
     bench.flow("H2").hang = lambda: let_go.wait(20)
     try:
-        if registered:
-            report = on_clock(bench.clock, lambda: safe.enter("a test"))
-        else:
-            report = safe.enter("a test")
+        report = on_clock(bench.clock, lambda: safe.enter("a test")) if registered else safe.enter("a test")
     finally:
         let_go.set()
     assert states(report)["close O2"] == "verified"
