@@ -108,19 +108,19 @@ def _clock(source: Document, speed: float | None) -> Clock:
 
 
 @contextmanager
-def open_instrument(path: Path | None = None, speed: float | None = None) -> Iterator[Instrument]:
+def open_instrument(path: Path | Document | None = None, speed: float | None = None) -> Iterator[Instrument]:
     """Build an instrument, and let go of it in the end; errors as :meth:`drivers.registry.Registry.instrument`.
 
     Parameters
     ----------
-    path : Path, optional
-        The instrument's file; the bundled twin unless given.
+    path : Path or Document, optional
+        The instrument's file, or what stands in it; the bundled twin unless given.
     speed : float, optional
         Virtual seconds per real second of a simulated instrument; as fast as it goes unless given.
     """
     from drivers.registry import Registry
 
-    source = instrument_document(path)
+    source = instrument_document(path) if path is None or isinstance(path, Path) else path
     instrument = Registry.discover().instrument(source, _clock(source, speed))
     try:
         yield instrument

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from acquisition.alert_verbs import alerts_app
+from acquisition.calendar_verbs import schedule_app, serve
 from acquisition.reconstruct import reconstruct
 from acquisition.simulate import simulate_app
 from acquisition.stopping import stop_requests
@@ -40,6 +42,9 @@ app.add_typer(database_app, name="db")
 app.add_typer(simulate_app, name="simulate")
 app.command()(reconstruct)
 app.command()(train)
+app.command()(serve)
+app.add_typer(schedule_app, name="schedule")
+app.add_typer(alerts_app, name="alerts")
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")

@@ -87,7 +87,7 @@ class Log(Records):
         self._read_engine = engine.execution_options(writes=False)
         # SQLite has one writer at a time; waiting here is fair and quick, waiting in SQLite is neither.
         self._writer = threading.Lock()
-        self._channels: dict[tuple[str, str], tuple[int, str]] = {}
+        self._channels: dict[tuple[str | None, str], tuple[int, str]] = {}
 
     @classmethod
     def open(cls, target: str | Path, *, create: bool = True, timeout: float = database.BUSY_TIMEOUT) -> Self:
@@ -261,7 +261,7 @@ class Log(Records):
         with self._writing() as session:
             session.execute(insert(tables.Setpoint), [{**row, "time": time}])
 
-    def readings(self, run_id: str, rows: Iterable[tuple[str, Reading]]) -> None:
+    def readings(self, run_id: str | None, rows: Iterable[tuple[str, Reading]]) -> None:
         """Enter what channels said, many at once in one transaction; what is not a finite number is left out.
 
         Raises
@@ -285,7 +285,9 @@ class Log(Records):
             session.execute(insert(tables.ReadingRow), values)
         self._channels.update({(run_id, channel): key for channel, key in channels.items()})
 
-    def _channel_keys(self, session: Session, run_id: str, units: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    def _channel_keys(
+        self, session: Session, run_id: str | None, units: Mapping[str, str]
+    ) -> dict[str, tuple[int, str]]:
         """Return key and unit of each channel; those that are new get a row."""
         keys = {name: self._channels[run_id, name] for name in units if (run_id, name) in self._channels}
         row = tables.ReadingChannel
