@@ -23,6 +23,7 @@ from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from acquisition import database
 from acquisition.bookings import OPEN, Booking, Bookings
 from acquisition.log import Log
 from acquisition.states import State
@@ -87,9 +88,9 @@ class Calendar:
         self._agreed: object = None
         logging.getLogger("apscheduler").addHandler(logging.NullHandler())  # what goes wrong is told by us
         # Every statement of the job store is a transaction of its own, so that readers need not wait for writers.
-        store = SQLAlchemyJobStore(engine=log.engine.execution_options(writes=False))
+        self._store = SQLAlchemyJobStore(engine=log.engine.execution_options(writes=False))
         self._scheduler = _Scheduler(
-            jobstores={_BOOKED: store, _CHORES: MemoryJobStore()},
+            jobstores={_BOOKED: self._store, _CHORES: MemoryJobStore()},
             executors={_BOOKED: self._announcer, _CHORES: ThreadPoolExecutor(1)},
             job_defaults={"misfire_grace_time": None, "coalesce": True},
             timezone="UTC",
@@ -97,7 +98,10 @@ class Calendar:
 
     def start(self) -> None:
         """Open the job store."""
-        self._scheduler.start()
+        with database.explained(self._log.engine.url):
+            # Looks, and then writes: as a transaction that says so from its beginning.
+            self._store.jobs_t.create(self._log.engine, checkfirst=True)
+            self._scheduler.start()
 
     def stop(self) -> None:
         """End; a chore that is being done is waited for."""

@@ -71,6 +71,7 @@ class Ownership:
     def __init__(self, file: int, connection: Connection | None = None) -> None:
         self._file: int | None = file
         self._connection = connection
+        self._session = None if connection is None else connection.execute(text("SELECT pg_backend_pid()")).scalar()
 
     @classmethod
     def take(cls, folder: Path, what: str, engine: Engine | None = None, clock: Clock | None = None) -> Self:
@@ -116,11 +117,10 @@ class Ownership:
             return False
         if self._connection is None:
             return True
-        try:
-            self._connection.execute(text("SELECT 1"))
+        try:  # SQLAlchemy connects again in silence; the lock stays with the session that took it
+            return self._connection.execute(text("SELECT pg_backend_pid()")).scalar() == self._session
         except SQLAlchemyError:
             return False
-        return True
 
     def release(self) -> None:
         """Let go."""

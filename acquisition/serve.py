@@ -7,8 +7,8 @@ of it is a method of :class:`Server`; remote control and a dashboard call these,
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -178,6 +178,7 @@ class Server:
         self._wake = self._clock.signal()
         self._lock = threading.Lock()
         self._stages: dict[str, _Stage] = {}
+        self._interrupted: list[tuple[Interrupted, Booking | None]] = []
         self._unsettled: list[tuple[Booking, bool, str]] = []
         self._ownership: Ownership | None = None
         self._closing = False
@@ -266,7 +267,7 @@ class Server:
             self._settle()
             if not self._closing:
                 self._calendar.tick()
-                self._play_the_queue()
+                self._play_on()
             self._watch_idle()
         except Exception as error:  # noqa: BLE001  a server that ends because of one booking plays none of the others
             self._note(str(error) or type(error).__name__)
@@ -345,11 +346,16 @@ class Server:
                 ended = run.state if run.ended is not None else f"interrupted while {run.state}"
                 self._queue.ended(booking, well=run.state == State.FINISHED, reason=_how(run.id, ended, run.reason))
         of_run = {booking.run_id: booking for booking in running}
-        for found in interrupted:
-            self._open_stage(found.instrument, found.play, of_run.get(found.run_id), f"resume {found.run_id}")
+        self._interrupted = [(found, of_run.get(found.run_id)) for found in interrupted]
 
-    def _play_the_queue(self) -> None:
-        while (booking := self._queue.take(list(self._stages))) is not None:
+    def _play_on(self) -> None:
+        """Play what comes next on every instrument that is free: what was interrupted before what is queued."""
+        for found, booking in list(self._interrupted):
+            if found.instrument not in self._stages:
+                self._interrupted.remove((found, booking))
+                self._open_stage(found.instrument, found.play, booking, f"resume {found.run_id}")
+        waiting = [found.instrument for found, _ in self._interrupted]
+        while (booking := self._queue.take([*self._stages, *waiting])) is not None:
             self._open_stage(booking.instrument, self._beginning(booking), booking, f"play {booking.instrument}")
 
     def _beginning(self, booking: Booking) -> Callable[[], AbstractContextManager[Playing]]:
@@ -362,22 +368,10 @@ class Server:
         booking: Booking | None,
         name: str,
     ) -> None:
-        before = self._stages.get(instrument)
-        if before is not None:  # only where two runs of one instrument were interrupted: one after the other
-            chained, begin = begin, lambda: self._after(before.thread, chained)
-            instrument = f"{instrument} (next)"
         stage = _Stage(instrument, threading.Thread(target=lambda: self._perform(stage, begin), name=name))
         stage.booking = booking
         self._stages[instrument] = stage
         stage.thread.start()
-
-    @contextmanager
-    def _after(
-        self, thread: threading.Thread, begin: Callable[[], AbstractContextManager[Playing]]
-    ) -> Iterator[Playing]:
-        thread.join()
-        with begin() as playing:
-            yield playing
 
     def _perform(self, stage: _Stage, begin: Callable[[], AbstractContextManager[Playing]]) -> None:
         """Play one run to its end; the thread of a stage. What happens to it is told, and never raised."""
