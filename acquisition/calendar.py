@@ -53,6 +53,13 @@ class _Announcer(BaseExecutor):  # type: ignore[misc]
         self._run_job_success(job.id, [])
 
 
+class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
+    """Jobs in the log's database."""
+
+    def shutdown(self) -> None:
+        """Let go of nothing: the connections are the log's."""
+
+
 class _Scheduler(BaseScheduler):  # type: ignore[misc]
     """APScheduler without a thread of its own, which an error of the database would end in silence."""
 
@@ -88,7 +95,7 @@ class Calendar:
         self._agreed: object = None
         logging.getLogger("apscheduler").addHandler(logging.NullHandler())  # what goes wrong is told by us
         # Every statement of the job store is a transaction of its own, so that readers need not wait for writers.
-        self._store = SQLAlchemyJobStore(engine=log.engine.execution_options(writes=False))
+        self._store = _JobStore(engine=log.engine.execution_options(writes=False))
         self._scheduler = _Scheduler(
             jobstores={_BOOKED: self._store, _CHORES: MemoryJobStore()},
             executors={_BOOKED: self._announcer, _CHORES: ThreadPoolExecutor(1)},

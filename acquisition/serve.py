@@ -182,6 +182,7 @@ class Server:
         self._unsettled: list[tuple[Booking, bool, str]] = []
         self._ownership: Ownership | None = None
         self._closing = False
+        self._closed = False
         self._trouble: str | None = None
         self._looked: float | None = None
         self._began: datetime | None = None
@@ -245,7 +246,10 @@ class Server:
                 stage.playing.engine.abort(reason)
 
     def close(self) -> None:
-        """End: runs through their cleanup, then chores, alerts, and the ownership of the calendar."""
+        """End, once: runs through their cleanup, then chores, alerts, and the ownership of the calendar."""
+        if self._closed:
+            return
+        self._closed = True
         self.stop_runs("the server ends")
         for stage in list(self._stages.values()):
             stage.thread.join()

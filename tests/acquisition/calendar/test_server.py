@@ -25,11 +25,9 @@ HOUR = 3600.0
 
 
 def test_a_booking_is_played_when_its_time_has_come(theatre):
-    booking = theatre.book(0.1)
+    booking, tomorrow = theatre.book(0.1), theatre.book(24 * HOUR)
     server = theatre.server()
-    assert [found.id for found in server.bookings()] == [booking.id]
-    server.look()
-    assert theatre.state(booking) == "waiting"
+    assert [found.id for found in server.bookings()] == [booking.id, tomorrow.id]
     theatre.until(server, lambda: theatre.runs)
     (run,) = theatre.runs
     theatre.until(server, lambda: theatre.bookings.get(booking.id).run_id == run.run_id)
@@ -38,7 +36,7 @@ def test_a_booking_is_played_when_its_time_has_come(theatre):
     run.end()
     theatre.until(server, lambda: theatre.state(booking) == "done")
     assert theatre.settled == [run.run_id]
-    assert server.bookings() == []
+    assert [(found.id, found.state) for found in server.bookings()] == [(tomorrow.id, "waiting")]
     assert not theatre.told("missed")
 
 
@@ -417,8 +415,9 @@ def test_a_server_s_calendar_on_postgresql(tmp_path, postgresql, theatre):
         (tmp_path / "elsewhere").mkdir()
         with pytest.raises(Owned, match="calendar of this database is owned by a process on"):
             Server(tmp_path / "elsewhere", other, theatre.play).start()
-        # The server of the database was restarted: the lock there is lost, and taken again.
-        server._ownership._connection.invalidate()
+        with log.engine.connect() as connection:  # the session is lost, with its lock; it is taken again
+            connection.execute(text(f"SELECT pg_terminate_backend({server._ownership._session})"))
+        assert not server._ownership.held
         server.look()
         assert server.wrong() is None
         assert server._ownership.held
