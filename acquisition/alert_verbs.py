@@ -7,15 +7,10 @@ from typing import Annotated
 
 import typer
 
+from acquisition.verbs import Data, Database, Json
 from drivers.errors import InputError
 
 alerts_app = typer.Typer(help="What somebody outside is told.", invoke_without_command=True, rich_markup_mode=None)
-
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")
-]
-Database = Annotated[str | None, typer.Option("--db", help="URL of another database, such as PostgreSQL's.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 
 @alerts_app.callback()

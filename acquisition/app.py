@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drivers.errors import DiskFull, InputError, StoreError
+from drivers.errors import DiskFull, InputError, RunError, StoreError
+from drivers.units import si
 
 if TYPE_CHECKING:
+    from acquisition.actions import Action
     from acquisition.feed import Live, LiveResult
     from acquisition.log import Log
     from acquisition.night import Night
     from acquisition.plan import Plan
     from acquisition.recipe import LoadedRecipe
-    from acquisition.records import FrameEntry
+    from acquisition.records import FrameEntry, Run
+    from acquisition.resumption import Resumption
     from acquisition.store import Store
     from drivers.clock import Clock
     from drivers.contract import Instrument
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
 
 TWIN = "twin"
 """Name of the driver whose devices are simulated, and live on a virtual clock."""
+INSTRUMENT = "instrument.yaml"
+"""In a run's folder: the instrument's file, as it was when the run began."""
+MEMORY = "twin.jsonl"
+"""In a run's folder: the state of a simulated instrument."""
+OWNER = "run"
+"""Name of the lock in a run's folder that the process which plays it holds."""
 
 
 def data_folder(given: Path | None) -> Path:
@@ -92,36 +102,44 @@ def instrument_document(path: Path | None) -> Document:
     return document.parse(text, "twin.yaml")
 
 
-def _clock(source: Document, speed: float | None) -> Clock:
+def _clock(source: Document, speed: float | None, memory: Path | None = None, outage: float | None = None) -> Clock:
     """Return a virtual clock where every device is simulated, else the real one."""
     from drivers.clock import RealClock, VirtualClock
+    from simulators.memory import continued_clock
 
     data = source.data if isinstance(source.data, dict) else {}
     gases = data.get("gases")
     entries = [*data.values(), *(gases.values() if isinstance(gases, dict) else ())]
     drivers = {str(entry["driver"]) for entry in entries if isinstance(entry, dict) and "driver" in entry}
     if drivers and drivers <= {TWIN}:
-        return VirtualClock(speed=speed)
+        return VirtualClock(speed=speed) if memory is None else continued_clock(memory, speed, outage)
     if speed is not None:
         raise InputError("--speed is for simulated instruments; real hardware runs in real time")
     return RealClock()
 
 
 @contextmanager
-def open_instrument(path: Path | Document | None = None, speed: float | None = None) -> Iterator[Instrument]:
+def open_instrument(
+    path: Path | None = None, speed: float | None = None, memory: Path | None = None, outage: float | None = None
+) -> Iterator[Instrument]:
     """Build an instrument, and let go of it in the end; errors as :meth:`drivers.registry.Registry.instrument`.
 
     Parameters
     ----------
-    path : Path or Document, optional
-        The instrument's file, or what stands in it; the bundled twin unless given.
+    path : Path, optional
+        The instrument's file; the bundled twin unless given.
     speed : float, optional
         Virtual seconds per real second of a simulated instrument; as fast as it goes unless given.
+    memory : Path, optional
+        Where a simulated instrument keeps its state: it goes on from there, as hardware would, moved on through the
+        time in which no process held it. Hardware needs none.
+    outage : float, s, optional
+        That time, virtual, where it should not be measured.
     """
     from drivers.registry import Registry
 
-    source = instrument_document(path) if path is None or isinstance(path, Path) else path
-    instrument = Registry.discover().instrument(source, _clock(source, speed))
+    source = instrument_document(path)
+    instrument = Registry.discover().instrument(source, _clock(source, speed, memory, outage), memory)
     try:
         yield instrument
     finally:
@@ -156,20 +174,67 @@ def _require_room(folder: Path, needed: int) -> None:
         )
 
 
-def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: Instrument, live: Live | None) -> Night:
+def is_simulated(instrument: Instrument) -> bool:
+    """Return whether every device lives on virtual time, and keeps its state in a file where it is given one."""
+    return instrument.clock.virtual
+
+
+@contextmanager
+def remembering(
+    laboratory: Laboratory, instrument: Instrument, path: Path | None, speed: float | None
+) -> Iterator[tuple[Instrument, Path | None]]:
+    """Yield an instrument that outlives this process, and the file that holds its state where it is simulated.
+
+    Parameters
+    ----------
+    laboratory : Laboratory
+    instrument : Instrument
+        As it was opened to check the recipe.
+    path, speed
+        As :func:`open_instrument` was given them.
+    """
+    if not is_simulated(instrument):
+        yield instrument, None
+        return
+    laboratory.store.root.mkdir(parents=True, exist_ok=True)
+    memory = laboratory.store.root / f".twin-{uuid.uuid4().hex}.jsonl"
+    try:
+        with open_instrument(path, speed, memory) as twin:
+            yield twin, memory
+    finally:
+        memory.unlink(missing_ok=True)  # it lies in the run's folder by now, where there is a run
+
+
+def begin(
+    laboratory: Laboratory,
+    loaded: LoadedRecipe,
+    plan: Plan,
+    instrument: Instrument,
+    live: Live | None,
+    *,
+    quality: LiveQuality = "preview",
+    memory: Path | None = None,
+) -> Night:
     """Log a new run and return it, ready to start.
+
+    Parameters
+    ----------
+    laboratory, loaded, plan, instrument, live
+    quality : {"auto", "preview", "fast", "full"}
+        Of the live heights, for a resumption.
+    memory : Path, optional
+        Of a simulated instrument; moves into the run's folder.
 
     Raises
     ------
     DiskFull
         Where the disk has not the room that the plan foretells.
     """
-    from acquisition.feed import LiveFeed
-    from acquisition.night import Night
     from acquisition.recipe import compile_recipe
 
     _require_room(laboratory.folder, plan.disk_bytes)
     actions = compile_recipe(loaded.recipe)
+    speed = getattr(instrument.clock, "speed", None)
     run_id = laboratory.log.create_run(
         name=loaded.recipe.name,
         recipe_text=loaded.text,
@@ -181,9 +246,121 @@ def begin(laboratory: Laboratory, loaded: LoadedRecipe, plan: Plan, instrument: 
         started=instrument.clock.now(),
         version=version("rilievo"),
         plan=plan.to_json(),
+        options={"speed": speed, "live_quality": quality if live is not None else None},
     )
+    folder = laboratory.store.folder(run_id)
+    _keep_instrument(folder, instrument, memory)
+    return _night(laboratory, run_id, actions, instrument, live)
+
+
+def _keep_instrument(folder: Path, instrument: Instrument, memory: Path | None) -> None:
+    """Put the instrument's file, and a simulated one's state, where a resumption and the guard find them."""
+    import yaml
+
+    from acquisition.durable import Writer, make_folder
+
+    make_folder(folder)
+    text = yaml.safe_dump(dict(instrument.description), sort_keys=False, allow_unicode=True)
+    Writer().write(folder / INSTRUMENT, [text.encode()])
+    if memory is not None:
+        memory.rename(folder / MEMORY)
+
+
+def _night(
+    laboratory: Laboratory,
+    run_id: str,
+    actions: Sequence[Action],
+    instrument: Instrument,
+    live: Live | None,
+    resumption: Resumption | None = None,
+) -> Night:
+    from acquisition.feed import LiveFeed
+    from acquisition.night import Night
+    from acquisition.ownership import Ownership
+
     feed = LiveFeed(live, instrument.clock) if live is not None else None
-    return Night(instrument, laboratory.log, laboratory.store, run_id, actions, feed=feed)
+    owner = Ownership.take(laboratory.store.folder(run_id), OWNER)
+    return Night(
+        instrument,
+        laboratory.log,
+        laboratory.store,
+        run_id,
+        actions,
+        feed=feed,
+        resumption=resumption,
+        owner=owner,
+    )
+
+
+@contextmanager
+def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None = None) -> Iterator[Instrument]:
+    """Yield the instrument of a run that was interrupted, as it is now.
+
+    Parameters
+    ----------
+    laboratory : Laboratory
+    run_id : str
+    outage : float, s, optional
+        How long a simulated instrument was left to itself; measured unless given.
+
+    Raises
+    ------
+    RunError
+        For a run that has ended, is still being played, or whose instrument is not known.
+    """
+    from acquisition.ownership import holder
+    from acquisition.resumption import refuse_ended
+
+    run = laboratory.log.run(run_id)
+    folder = laboratory.store.folder(run.id)
+    refuse_ended(run)
+    playing = holder(folder, OWNER)
+    if playing is not None:
+        raise RunError(f"run {run.id} is still being played, by {playing}; end that process first")
+    if not (folder / INSTRUMENT).exists():
+        raise RunError(
+            f"run {run.id} was interrupted before it began ({folder / INSTRUMENT} is missing); start it anew"
+        )
+    memory = folder / MEMORY
+    speed = (run.options or {}).get("speed")
+    simulated = memory if memory.exists() else None
+    with open_instrument(folder / INSTRUMENT, speed, simulated, outage) as instrument:
+        yield instrument
+
+
+def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Live | None) -> Night:
+    """Return a run that was interrupted, ready to go on; what is decided stands in the log before anything moves.
+
+    Raises
+    ------
+    RunError
+        For a run that has ended.
+    """
+    from acquisition.actions import actions_from_data
+    from acquisition.endurance import Endurance
+    from acquisition.recipe import parse_recipe
+    from acquisition.resumption import enter_resumption, plan_resumption
+
+    run = laboratory.log.run(run_id)
+    laboratory.store.sweep(run.id)
+    actions = actions_from_data([entry.arguments for entry in laboratory.log.actions(run.id)])
+    limits = parse_recipe(run.recipe_text, run.recipe_name).recipe.limits
+    longest = si(limits.outage) if limits is not None and limits.outage is not None else None
+    longest = Endurance.of(instrument).longest_outage if longest is None else longest
+    resumption = plan_resumption(laboratory.log, run.id, actions, instrument, longest)
+    enter_resumption(laboratory.log, run.id, resumption)
+    return _night(laboratory, run.id, actions, instrument, live, resumption)
+
+
+def interrupted(laboratory: Laboratory) -> list[Run]:
+    """Return the runs that have no end and that no process plays, oldest first."""
+    from acquisition.ownership import holder
+
+    return [
+        run
+        for run in reversed(laboratory.log.runs())
+        if run.ended is None and holder(laboratory.store.folder(run.id), OWNER) is None
+    ]
 
 
 def make_heights(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acquisition.stopping import stop_requests
+from acquisition.verbs import Data, Database, InstrumentPath, Json
 from drivers.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from drivers.contract import Instrument
 
 schedule_app = typer.Typer(help="Book recipes; rilievo serve plays them.", no_args_is_help=True, rich_markup_mode=None)
-
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")
-]
-Database = Annotated[str | None, typer.Option("--db", help="URL of another database, such as PostgreSQL's.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 
 @schedule_app.command()
@@ -42,9 +37,7 @@ def add(
     missed: Annotated[
         str | None, typer.Option("--missed", help="A start that nobody was there for: run, skip, or 'within 2 h'.")
     ] = None,
-    instrument: Annotated[
-        Path | None, typer.Option("--instrument", help="YAML file of the instrument; the simulated one unless given.")
-    ] = None,
+    instrument: InstrumentPath = None,
     speed: Annotated[
         float | None, typer.Option("--speed", help="Virtual seconds per second of a simulated instrument.")
     ] = None,
@@ -217,7 +210,7 @@ def serve(
     from acquisition import board
     from acquisition.alerts import Alerts
     from acquisition.app import open_laboratory
-    from acquisition.playing import play_booking
+    from acquisition.playing import interrupted_runs, play_booking
     from acquisition.serve import Server, ServerSettings
     from drivers.clock import RealClock
 
@@ -233,6 +226,7 @@ def serve(
             laboratory.folder,
             laboratory.log,
             partial(play_booking, laboratory),
+            resume=partial(interrupted_runs, laboratory),
             alerts=alerts,
             idle=None if watch is None else _idle_watch(watch, laboratory, seconds),
             settings=settings,

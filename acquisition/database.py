@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,7 @@ from pint.facets.plain import PlainQuantity
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from drivers.errors import DatabaseError, DiskFull
+from drivers.errors import DatabaseError, DiskFull, Response
 from drivers.units import quantity_json
 
 if TYPE_CHECKING:
@@ -32,10 +33,19 @@ class DatabaseFull(DiskFull, DatabaseError):
     """No room left where the database lies: a full disk to whom stores frames, a database error to whom logs."""
 
 
+class Refusal(DatabaseError):
+    """The database works, and does not hold such a thing: another row of the same number, a key that leads nowhere."""
+
+    code = "database-refusal"
+    number = 401
+    response = Response.SAFE  # a mistake in the program; trying again does not mend it
+
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for a database that another program holds, or for a server to answer."""
 
+_REFUSALS = frozenset({"IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"})
 _SQLITE_HEADER = b"SQLite format 3\x00"
 
 
@@ -155,11 +165,37 @@ def explained(url: URL, timeout: float = BUSY_TIMEOUT) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise _explanation(error, url, timeout) from error
+        raise _explanation(error, error.orig if isinstance(error, DBAPIError) else error, url, timeout) from error
+    except Exception as error:
+        if not _from_a_driver(error):
+            raise
+        raise _explanation(error, error, url, timeout) from error
 
 
-def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseError:
-    reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+def _from_a_driver(error: BaseException) -> bool:
+    psycopg = sys.modules.get("psycopg")
+    return isinstance(error, sqlite3.Error) or (psycopg is not None and isinstance(error, psycopg.Error))
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Return whether the database works, and will not take this one thing however often it is tried."""
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_TRIGGER":
+        return False  # somebody's rule about the whole table
+    return type(error).__name__ in _REFUSALS or any(base.__name__ in _REFUSALS for base in type(error).__mro__)
+
+
+def _lost(outer: BaseException, error: BaseException | None) -> bool:
+    if isinstance(outer, DBAPIError) and outer.connection_invalidated:
+        return True
+    state = str(getattr(error, "sqlstate", None) or "")
+    names = {base.__name__ for base in type(error).__mro__}
+    return (
+        state[:2] == "08" or state[:3] == "57P" or (not state and bool(names & {"OperationalError", "InterfaceError"}))
+    )
+
+
+def _explanation(outer: BaseException, error: BaseException | None, url: URL, timeout: float) -> DatabaseError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     where = shown(url)
     low = reason.lower()
     if "is locked" in low:
@@ -174,7 +210,9 @@ def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseEr
         return DatabaseError("the file cannot be opened; check that its folder exists and may be written to", where)
     if "readonly" in low or "read-only" in low:
         return DatabaseError("the database may not be written to; check its permissions", where)
-    if url.get_backend_name() != "sqlite" and isinstance(error, DBAPIError) and error.connection_invalidated:
+    if _refused(error):
+        return Refusal(f"the database refused: {reason}", where)
+    if url.get_backend_name() != "sqlite" and _lost(outer, error):
         return DatabaseError(f"the connection to the database server was lost ({reason})", where)
     return DatabaseError(f"the database refused: {reason}", where)
 

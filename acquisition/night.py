@@ -11,7 +11,10 @@ from pathlib import Path
 from acquisition.actions import Action
 from acquisition.engine import Engine, Outcome
 from acquisition.feed import LiveFeed
+from acquisition.ledger import Ledger
 from acquisition.log import Log
+from acquisition.ownership import Ownership
+from acquisition.resumption import Resumption
 from acquisition.states import State
 from acquisition.store import Store
 from acquisition.telemetry import Telemetry
@@ -35,6 +38,10 @@ class Night:
     run_id : str
     actions : sequence of Action
     feed : LiveFeed, optional
+    resumption : Resumption, optional
+        Of a run that was interrupted.
+    owner : Ownership, optional
+        Says to other processes that this one plays the run; released at the end.
     period : float, s
         Between two samples of the telemetry.
 
@@ -54,14 +61,20 @@ class Night:
         *,
         feed: LiveFeed | None = None,
         period: float = 10.0,
+        resumption: Resumption | None = None,
+        owner: Ownership | None = None,
     ) -> None:
         self.run_id = run_id
+        self.instrument = instrument.name
         self._clock = instrument.clock
         self._began = self._clock.monotonic()
         self._place = instrument.clock.register("engine")
-        self.engine = Engine(instrument, log, store, run_id, feed=feed, heights=partial(heights_path, store, run_id))
+        ledger = Ledger(log, store.folder(run_id) / "sidecar.jsonl", self._clock)
+        self.engine = Engine(instrument, ledger, store, run_id, feed=feed, heights=partial(heights_path, store, run_id))
         self.telemetry = Telemetry(instrument, log, run_id, period)
         self._actions = actions
+        self._resumption = resumption
+        self._owner = owner
         self._outcome: Outcome | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine {run_id}")
 
@@ -73,9 +86,15 @@ class Night:
     def _run(self) -> None:
         with self._place:
             try:
-                self._outcome = self.engine.run(self._actions)
+                self._outcome = self.engine.run(self._actions, self._resumption)
             finally:
                 self.telemetry.end()
+
+    @property
+    def decision(self) -> str:
+        """What was decided about a run that was interrupted; empty for a new one."""
+        found = self._resumption
+        return "" if found is None else found.decision or found.safe or ""
 
     @property
     def elapsed(self) -> float:
@@ -92,4 +111,6 @@ class Night:
         self._thread.join()
         with suppress(RilievoError):
             self.telemetry.close()
+        if self._owner is not None:
+            self._owner.release()
         return self._outcome or Outcome(State.FAILED, "the engine's thread ended without an outcome")

@@ -40,6 +40,11 @@ def utc(time: datetime) -> datetime:
     return time.astimezone(UTC)
 
 
+def clean(text: str) -> str:
+    """Return text without what one of the databases cannot hold: NUL, lone surrogates."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A moment in UTC. SQLite forgets time zones, PostgreSQL answers in the session's; both are mended here."""
 
@@ -67,9 +72,7 @@ class CleanText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Replace what cannot be held."""
-        if value is None:
-            return None
-        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+        return None if value is None else clean(value)
 
 
 def _one_of(column: str, names: tuple[str, ...]) -> CheckConstraint:
@@ -203,11 +206,13 @@ class SpanRow(Base):
 
     id: Mapped[int] = mapped_column(_Key, primary_key=True)
     channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id"))
-    start: Mapped[datetime]
-    end: Mapped[datetime]
+    start: Mapped[datetime] = mapped_column(doc="Of the stretch.")
+    end: Mapped[datetime] = mapped_column(doc="Of the last reading.")
     count: Mapped[int]
     low: Mapped[float]
+    low_time: Mapped[datetime] = mapped_column(doc="Of the lowest reading.")
     high: Mapped[float]
+    high_time: Mapped[datetime] = mapped_column(doc="Of the highest.")
     mean: Mapped[float]
     fresh: Mapped[bool] = mapped_column(doc="Whether every reading was.")
 
@@ -346,9 +351,10 @@ class BookingRow(Base):
 
 
 class Replayed(Base):
-    """Entries of a side-car journal that have reached the database, so that none is entered twice."""
+    """How far a ledger's entries have reached the database, written with them, so that none is entered twice."""
 
     __tablename__ = "replayed"
 
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True, doc="Of the ledger.")
+    sequence: Mapped[int] = mapped_column(BigInteger, doc="Of the last entry that is in the database.")
     time: Mapped[datetime]

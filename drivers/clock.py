@@ -7,8 +7,10 @@ moves only when all of them wait, in the fixed order of their registration.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, Self, runtime_checkable
@@ -199,6 +201,12 @@ class VirtualClock:
         UTC, of the first moment.
     speed : float, optional
         Virtual seconds per real second at the most; as fast as it goes unless given.
+    elapsed : float, s
+        Since ``start``: a clock that continues another one begins there.
+
+    Attributes
+    ----------
+    speed : float or None
 
     Notes
     -----
@@ -207,21 +215,30 @@ class VirtualClock:
     person's decision or another process, keeps the baton, and time stands still meanwhile.
     """
 
-    def __init__(self, start: datetime = datetime(2026, 1, 1, 18, tzinfo=UTC), speed: float | None = None) -> None:
-        if speed is not None and not speed > 0:
+    def __init__(
+        self,
+        start: datetime = datetime(2026, 1, 1, 18, tzinfo=UTC),
+        speed: float | None = None,
+        *,
+        elapsed: float = 0.0,
+    ) -> None:
+        if speed is not None and not (math.isfinite(speed) and speed > 0):
             raise InputError(f"expected a speed above 0 virtual seconds per second; got {speed:g}")
         if start.tzinfo is None:
             raise InputError(f"a clock's start needs a time zone, UTC; got {start}")
+        if not (math.isfinite(elapsed) and elapsed >= 0):
+            raise InputError(f"a clock goes on from 0 s or more after its start; got {elapsed:g} s")
         self._start = start.astimezone(UTC)
-        self._speed = speed
-        self._time = 0.0
+        self.speed = speed
+        self._time = elapsed
         self._changed = threading.Condition()
         self._places: list[_Place] = []
         self._threads: dict[int, _Place] = {}
         self._running: _Place | None = None
         self._registered = 0
         # Pacing: the real moment that belongs to the virtual one.
-        self._anchor = time.monotonic()
+        self._anchor = time.monotonic() - (elapsed / speed if speed is not None else 0.0)
+        self._watchers: list[Callable[[float], None]] = []
 
     @property
     def virtual(self) -> bool:
@@ -236,13 +253,28 @@ class VirtualClock:
         """Return seconds since the start."""
         return self._time
 
+    def watch(self, watcher: Callable[[float], None]) -> Callable[[], None]:
+        """Have ``watcher`` called with each new moment (s), before anybody lives in it; return what ends that.
+
+        It is called while the clock is held: it must be quick, and must not ask the clock for anything.
+        """
+        with self._changed:
+            self._watchers.append(watcher)
+
+        def end() -> None:
+            with self._changed:
+                if watcher in self._watchers:
+                    self._watchers.remove(watcher)
+
+        return end
+
     def signal(self) -> Signal:
         """Return a new flag, lowered."""
         return _VirtualSignal(self)
 
     def decision(self) -> Signal:
         """Return a new flag; without a pace, whoever waits for it keeps the baton and time stands still."""
-        return threading.Event() if self._speed is None else self.signal()
+        return threading.Event() if self.speed is None else self.signal()
 
     def register(self, name: str) -> Participant:
         """Return a place for a thread; from now on time waits for that thread."""
@@ -303,13 +335,15 @@ class VirtualClock:
             return
         moment, place = chosen
         if moment > self._time:
-            if self._speed is not None:
+            if self.speed is not None:
                 late = -self._real_seconds_to(moment)
                 if late < 0:
                     return
                 # What was lost (a slow frame, a sleeping computer) is not caught up: speed is an upper bound.
                 self._anchor += late
             self._time = moment
+            for watcher in self._watchers:
+                watcher(moment)
         self._running = place
         self._changed.notify_all()
 
@@ -325,12 +359,12 @@ class VirtualClock:
         return None if best is None else (max(best[0], self._time), best[2])
 
     def _real_seconds_to(self, moment: float) -> float:
-        speed = self._speed
+        speed = self.speed
         return 0.0 if speed is None else self._anchor + moment / speed - time.monotonic()
 
     def _real_seconds_to_next(self) -> float | None:
         """Return how long a waiting thread may block before it must look again. Lock held."""
-        if self._speed is None or self._running is not None:
+        if self.speed is None or self._running is not None:
             return None
         chosen = self._next()
         return None if chosen is None else max(0.0, self._real_seconds_to(chosen[0]))

@@ -498,6 +498,7 @@ class Instrument:
     description: Mapping[str, Any] = field(default_factory=dict)
     truth: Callable[[], Mapping[str, Q]] | None = None
     close: Callable[[], None] = lambda: None
+    reconnect: Callable[[str], None] = lambda role: None  # noqa: ARG005
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

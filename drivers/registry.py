@@ -106,12 +106,26 @@ class GasRulesFile(Strict):
     purge_at_least: Duration | None = None
 
 
+class EnduranceFile(Strict):
+    """How much a night on this instrument puts up with, where it differs from the program's own measure.
+
+    ``retries``: of an action that a device did not do, with growing pauses from ``pause`` on. ``longest_suspension``:
+    for a full disk or a database that is away. ``longest_outage``: after which a resumed run ends safe.
+    """
+
+    retries: int | None = Field(None, ge=0, le=20)
+    pause: Duration | None = None
+    longest_suspension: Duration | None = None
+    longest_outage: Duration | None = None
+
+
 class InstrumentFile(Strict):
     """An instrument, as a YAML file describes it."""
 
     name: str = Field(min_length=1, max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
     gas_rules: GasRulesFile | None = None
+    endurance: EnduranceFile | None = None
     column: DeviceFile
     detector: DeviceFile
     stage: DeviceFile
@@ -133,6 +147,10 @@ class Context:
         Objects that several devices of one driver hold together, such as a connection or a simulated world.
     column : Column or None
         Built first, because the detector asks it for the beam.
+    memory : Path or None
+        A file in which a simulated instrument keeps its state, so that it outlives the process; hardware needs none.
+    finishers : list of callables
+        Called in order once every device has been built without a problem.
     closers : list of callables
         Called, last first, when the instrument is let go; each closes what a driver opened.
     """
@@ -142,6 +160,8 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
     column: Column | None = None
+    memory: Path | None = None
+    finishers: list[Callable[[], None]] = field(default_factory=list)
     closers: list[Callable[[], None]] = field(default_factory=list)
     truth: Callable[[], Mapping[str, Q]] | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -233,8 +253,16 @@ class Registry:
         known = ", ".join(sorted(self.drivers)) or "none"
         raise DriverError(f"there is no driver {name!r}; the drivers installed are: {known}")
 
-    def instrument(self, source: Document, clock: Clock | None = None) -> Instrument:
+    def instrument(self, source: Document, clock: Clock | None = None, memory: Path | None = None) -> Instrument:
         """Build the instrument that a document describes.
+
+        Parameters
+        ----------
+        source : Document
+        clock : Clock, optional
+            The real one unless given.
+        memory : Path, optional
+            Where a simulated instrument keeps its state: it is made there, or goes on from there.
 
         Raises
         ------
@@ -244,11 +272,13 @@ class Registry:
             For a device that does not answer. What was already opened is closed again.
         """
         file = source.validate(InstrumentFile)
-        context = Context(clock or RealClock(), source, file.settings)
+        context = Context(clock or RealClock(), source, file.settings, memory=memory)
         try:
             devices = self._build_all(file, context)
             if context.problems:
                 raise DocumentError(context.problems)
+            for finish in context.finishers:
+                finish()
             return self._assemble(file, source, context, devices)
         except BaseException:
             with suppress(DeviceError):  # what went wrong first is what matters
@@ -293,6 +323,8 @@ class Registry:
                 context.problems.extend(error.problems)
                 continue
             except InputError as error:
+                if error.where is not None:  # about something else than the device's entry
+                    raise
                 context.problems.append(context.document.problem(error.message, place))
                 continue
             except OSError as error:

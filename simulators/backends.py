@@ -34,6 +34,8 @@ class Figure:
     Parameters
     ----------
     world : World
+    name : str
+        Of the channel.
     unit : str
     read : callable
         Takes the world's time (s) and returns the figure in SI.
@@ -44,11 +46,13 @@ class Figure:
     def __init__(
         self,
         world: World,
+        name: str,
         unit: str,
         read: Callable[[float], float],
         write: Callable[[float, float], None] | None = None,
     ) -> None:
         self._world = world
+        self._name = name
         self._scale = UNITS[unit]
         self._read = read
         self._write = write
@@ -64,7 +68,9 @@ class Figure:
         if self._write is None:
             raise DriverError("this figure of the twin can only be read")
         with self._world.lock:
-            self._write(value * self._scale, self._world.catch_up())
+            time = self._world.catch_up()
+            self._write(value * self._scale, time)
+            self._world.tell(time, put=self._name, value=value)
 
 
 class Blanker:
@@ -78,7 +84,9 @@ class Blanker:
         with self._world.lock:
             beam = self._world.beam
             assert beam is not None  # noqa: S101  built with the column
-            beam.blank(on, self._world.catch_up())
+            time = self._world.catch_up()
+            beam.blank(on, time)
+            self._world.tell(time, blank=on)
 
     def get(self) -> bool:
         """Return whether the beam is blanked."""

@@ -29,15 +29,15 @@ _FELT_BY = {"thermocouple": "temperature", "pressure_burst": "pressure", "beam_t
 class _Watched:
     """Something with faults, and the moment from which their times count."""
 
-    def __init__(self, name: str, clock: Clock, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, name: str, clock: Clock, faults: tuple[Fault, ...], since: float | None = None) -> None:
         self.name = name
         self.faults = faults
         self._clock = clock
-        self._origin = clock.monotonic()
+        self._origin = clock.monotonic() if since is None else since
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was wrapped."""
+        """Seconds since the moment from which times count."""
         return self._clock.monotonic() - self._origin
 
     def acting(self, *kinds: str) -> list[Fault]:
@@ -62,8 +62,10 @@ class _Watched:
 class FaultyFigure(_Watched):
     """A figure of the hardware with faults: a :class:`drivers.contract.Backend`."""
 
-    def __init__(self, name: str, backend: Backend, clock: Clock, faults: tuple[Fault, ...]) -> None:
-        super().__init__(name, clock, faults)
+    def __init__(
+        self, name: str, backend: Backend, clock: Clock, faults: tuple[Fault, ...], since: float | None = None
+    ) -> None:
+        super().__init__(name, clock, faults, since)
         self._backend = backend
         self._frozen: tuple[float, datetime] | None = None
 
@@ -106,8 +108,10 @@ class FaultyFigure(_Watched):
 class FaultySwitch(_Watched):
     """A switch with faults: a :class:`drivers.contract.SwitchBackend`."""
 
-    def __init__(self, name: str, backend: SwitchBackend, clock: Clock, faults: tuple[Fault, ...]) -> None:
-        super().__init__(name, clock, faults)
+    def __init__(
+        self, name: str, backend: SwitchBackend, clock: Clock, faults: tuple[Fault, ...], since: float | None = None
+    ) -> None:
+        super().__init__(name, clock, faults, since)
         self._backend = backend
         self._last: bool | None = None
 
@@ -137,8 +141,9 @@ class FaultyScan(_Watched):
         faults: tuple[Fault, ...],
         segments: tuple[str, ...],
         blanker: SwitchBackend | None = None,
+        since: float | None = None,
     ) -> None:
-        super().__init__(name, clock, faults)
+        super().__init__(name, clock, faults, since)
         self._backend = backend
         self._segments = segments
         self._blanker = blanker
@@ -206,12 +211,14 @@ class SteppedClock:
     clock : Clock
     faults : tuple of Fault
         Of kind ``clock_step``; each jump lasts for its duration.
+    since : float, s, optional
+        From when their times count; now unless given.
     """
 
-    def __init__(self, clock: Clock, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, clock: Clock, faults: tuple[Fault, ...], since: float | None = None) -> None:
         self._clock = clock
         self._faults = faults
-        self._origin = clock.monotonic()
+        self._origin = clock.monotonic() if since is None else since
 
     @property
     def virtual(self) -> bool:
@@ -245,9 +252,11 @@ class SteppedClock:
         return self._clock.register(name)
 
 
-def faulty_write(name: str, write: Callable[P, T], clock: Clock, faults: tuple[Fault, ...]) -> Callable[P, T]:
+def faulty_write(
+    name: str, write: Callable[P, T], clock: Clock, faults: tuple[Fault, ...], since: float | None = None
+) -> Callable[P, T]:
     """Return ``write``, which fails as on a full disk while a ``disk_full`` acts."""
-    watched = _Watched(name, clock, faults)
+    watched = _Watched(name, clock, faults, since)
 
     def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
         if watched.acting("disk_full"):

@@ -42,7 +42,9 @@ def upgrade() -> None:
         sa.Column("end", TIME, nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
         sa.Column("low", sa.Double(), nullable=False),
+        sa.Column("low_time", TIME, nullable=False),
         sa.Column("high", sa.Double(), nullable=False),
+        sa.Column("high_time", TIME, nullable=False),
         sa.Column("mean", sa.Double(), nullable=False),
         sa.Column("fresh", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["channel_id"], ["channels.id"], name=op.f("fk_spans_channel_id_channels")),
@@ -108,6 +110,7 @@ def upgrade() -> None:
     op.create_table(
         "replayed",
         sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("time", TIME, nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_replayed")),
     )

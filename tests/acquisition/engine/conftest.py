@@ -12,6 +12,7 @@ from acquisition.actions import Configure, Imaging
 from acquisition.feed import LiveFeed
 from acquisition.log import Log
 from acquisition.night import Night
+from acquisition.resumption import enter_resumption, plan_resumption
 from acquisition.store import Store
 from drivers.clock import VirtualClock
 from drivers.contract import (
@@ -213,6 +214,13 @@ class Bench:
         )  # fmt: skip
         feed = None if live is None else LiveFeed(live, self.clock, latency=latency, capacity=capacity, patience=3.0)
         return Night(self.instrument, self.log, self.store, run_id, actions, feed=feed, period=period)
+
+    def resumed(self, run_id, actions, live=None, *, longest_outage=3600.0):
+        """Return the night that goes on where a run was interrupted; the instrument is as that left it."""
+        resumption = plan_resumption(self.log, run_id, actions, self.instrument, longest_outage)
+        enter_resumption(self.log, run_id, resumption)
+        feed = None if live is None else LiveFeed(live, self.clock, latency=2.0, capacity=8, patience=3.0)
+        return Night(self.instrument, self.log, self.store, run_id, actions, feed=feed, resumption=resumption)
 
     def play(self, actions, live=None, *, while_running=None, **options):
         """Run to the end; return the outcome and the run's id."""
