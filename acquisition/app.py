@@ -72,11 +72,14 @@ class Laboratory:
 def open_laboratory(data: Path | None, database: str | None = None, *, create: bool = True) -> Iterator[Laboratory]:
     """Open log and store, made where there are none yet unless ``create`` is False.
 
+    What killed processes left in side-car journals is brought into the log first.
+
     Raises
     ------
     StoreError, DatabaseError
         For a folder or a database that cannot be used.
     """
+    from acquisition.ledger import Ledger
     from acquisition.log import Log
     from acquisition.store import Store
 
@@ -89,6 +92,7 @@ def open_laboratory(data: Path | None, database: str | None = None, *, create: b
             f"the data folder cannot be made: {error.strerror}; name another with --data", str(folder)
         ) from None
     with Log.open(database or folder / "rilievo.db", create=create) as log, Store(folder / "runs") as store:
+        Ledger.recover(log, store.root)
         yield Laboratory(folder, log, store)
 
 

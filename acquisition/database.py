@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pint.facets.plain import PlainQuantity
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
@@ -91,11 +92,11 @@ def connect(url: URL, *, timeout: float = BUSY_TIMEOUT) -> Engine:
     """Return an engine whose transactions are what the log needs of them; nothing is opened yet."""
     arguments: dict[str, Any]
     if url.get_backend_name() == "sqlite":
-        arguments = {"timeout": timeout, "check_same_thread": False}
+        arguments = {"creator": _Opener(str(url.database), timeout)}
     else:
-        arguments = {"connect_timeout": max(2, round(timeout))}
+        arguments = {"connect_args": _server_arguments(timeout)}
     try:
-        engine = create_engine(url, connect_args=arguments, json_serializer=to_json, pool_pre_ping=True)
+        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, **arguments)
     except (NoSuchModuleError, ImportError):
         raise DatabaseError(
             "PostgreSQL needs the package psycopg; install it with: pip install 'rilievo[postgres]'", shown(url)
@@ -104,6 +105,34 @@ def connect(url: URL, *, timeout: float = BUSY_TIMEOUT) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+class _Opener:
+    """Opens an SQLite file, made the first time only: a database that has gone is not replaced by an empty one."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._mode = "rwc"
+
+    def __call__(self) -> sqlite3.Connection:
+        target = f"file:{quote(self._path)}?mode={self._mode}"
+        connection = sqlite3.connect(target, timeout=self._timeout, check_same_thread=False, uri=True)
+        self._mode = "rw"
+        return connection
+
+
+def _server_arguments(timeout: float) -> dict[str, Any]:
+    """Return what bounds every wait for a server: to connect, for a lock, and for a network that swallows packets."""
+    milliseconds = round(1000 * timeout)
+    return {
+        "connect_timeout": max(2, round(timeout)),
+        "options": f"-c lock_timeout={milliseconds} -c statement_timeout={10 * milliseconds}",
+        "tcp_user_timeout": milliseconds,
+        "keepalives_idle": max(1, round(timeout / 2)),
+        "keepalives_interval": 1,
+        "keepalives_count": max(1, round(timeout / 2)),
+    }
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
@@ -181,7 +210,7 @@ def _refused(error: BaseException | None) -> bool:
     """Return whether the database works, and will not take this one thing however often it is tried."""
     if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_TRIGGER":
         return False  # somebody's rule about the whole table
-    return type(error).__name__ in _REFUSALS or any(base.__name__ in _REFUSALS for base in type(error).__mro__)
+    return any(base.__name__ in _REFUSALS for base in type(error).__mro__)
 
 
 def _lost(outer: BaseException, error: BaseException | None) -> bool:

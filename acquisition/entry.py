@@ -1,4 +1,4 @@
-"""What is entered in a run's log: each entry is plain data, so that it can wait beside the frames as well as in a table.
+"""What is entered in a run's log, as plain data: it can wait beside the frames as well as stand in a table.
 
 :class:`Entries` has the verbs. The log enters what they make in the database at once; the ledger does too, and keeps
 it in a side-car journal while the database refuses.

@@ -15,7 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Dialect, Engine, bindparam, delete, func, insert, literal_column, null, select, update
+from sqlalchemy import (
+    BindParameter,
+    Dialect,
+    Engine,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from acquisition import database, spans, tables
@@ -54,7 +66,7 @@ class Writer:
         self._sqlite = engine.dialect.name == "sqlite"
         self._raw: Any = None
         self._durable = True  # as database.connect has it
-        self._file: tuple[int, int] | None = None
+        self._file = _identity(engine) if self._sqlite else None
         self._channels: dict[tuple[str | None, str], tuple[int, str]] = {}
         self._found: dict[tuple[str | None, str], tuple[int, str]] = {}
         self._verbs: dict[str, Callable[[Any, Row], int | None]] = {
@@ -131,12 +143,13 @@ class Writer:
 
     def _begin_sqlite(self, durable: bool) -> Any:
         # Whoever has the file open goes on writing to it when its name is gone, and nobody will find what was written.
-        if self._file is not None and self._file != _identity(self._engine):
+        file = _identity(self._engine)
+        if file is None or file != self._file:
             self._drop()
+            self._file = file or self._file  # another one in its place is told once, and then it is the database
             raise DatabaseError("the file is not where it was; bring it back", database.shown(self._engine.url))
         if self._raw is None:
             self._connect()
-            self._file = _identity(self._engine)
         if durable is not self._durable:
             self._raw.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._durable = durable
@@ -159,11 +172,12 @@ class Writer:
             self._drop()
 
     def _drop(self) -> None:
-        raw, self._raw, self._file = self._raw, None, None
+        raw, self._raw = self._raw, None
         self._channels.clear()
         if raw is not None:
             with suppress(self._driver_error):
                 raw.close()
+        self._engine.dispose()  # those that are kept for reading have lost what this one has
 
     @property
     def _driver_error(self) -> type[Exception]:
@@ -174,7 +188,8 @@ class Writer:
 
     @cached_property
     def _sql(self) -> Mapping[str, str]:
-        return _statements(sqlite.dialect(paramstyle="named") if self._sqlite else postgresql.psycopg.dialect())
+        # Names rather than places: a parameter that stands twice is given once.
+        return _statements(sqlite.dialect(paramstyle="named") if self._sqlite else self._engine.dialect)
 
     def _bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return values as the driver takes them."""
@@ -303,7 +318,7 @@ def _statements(dialect: Dialect) -> dict[str, str]:
     reconstruction = tables.Reconstruction
     upsert = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
     this_action = (action.run_id == bindparam("run_id"), action.index == bindparam("index"))
-    time = bindparam("time", type_=None)
+    time: BindParameter[Any] = bindparam("time")
     marked = upsert(replayed).values(_named(replayed))
     word = upsert(reconstruction).values(_named(reconstruction, but="id"))
     made = {

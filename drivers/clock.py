@@ -156,6 +156,7 @@ class _Place:
         self.clock = clock
         self.name = name
         self.order = order
+        self.turn = threading.Condition(clock._lock)
         self.wake_at: float | None = 0.0  # None: waits for a signal without a timeout
         self.waits_for: _VirtualSignal | None = None
 
@@ -175,13 +176,12 @@ class _VirtualSignal:
         self._up = False
 
     def set(self) -> None:
-        with self._clock._changed:
+        with self._clock._lock:
             self._up = True
             self._clock._dispatch()
-            self._clock._changed.notify_all()
 
     def clear(self) -> None:
-        with self._clock._changed:
+        with self._clock._lock:
             self._up = False
 
     def is_set(self) -> bool:
@@ -212,7 +212,8 @@ class VirtualClock:
     -----
     One participant runs at a time. When it waits, the one that wakes first goes on (the earlier registered, where
     two wake together), and time jumps to its moment. A participant that blocks on something else, such as a
-    person's decision or another process, keeps the baton, and time stands still meanwhile.
+    person's decision or another process, keeps the baton, and time stands still meanwhile. One that waits for a signal
+    that is never raised holds nobody up: its thread may be given up.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class VirtualClock:
         self._start = start.astimezone(UTC)
         self.speed = speed
         self._time = elapsed
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # a handler of a Unix signal may raise a flag while its thread is in here
         self._places: list[_Place] = []
         self._threads: dict[int, _Place] = {}
         self._running: _Place | None = None
@@ -258,11 +259,11 @@ class VirtualClock:
 
         It is called while the clock is held: it must be quick, and must not ask the clock for anything.
         """
-        with self._changed:
+        with self._lock:
             self._watchers.append(watcher)
 
         def end() -> None:
-            with self._changed:
+            with self._lock:
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
 
@@ -278,7 +279,7 @@ class VirtualClock:
 
     def register(self, name: str) -> Participant:
         """Return a place for a thread; from now on time waits for that thread."""
-        with self._changed:
+        with self._lock:
             place = _Place(self, name, self._registered)
             place.wake_at = self._time
             self._registered += 1
@@ -295,7 +296,7 @@ class VirtualClock:
             with self.register(threading.current_thread().name):
                 self._wait(timeout, signal)
             return
-        with self._changed:
+        with self._lock:
             if signal is not None and signal.is_set():
                 return
             place.wake_at = None if timeout is None else self._time + timeout
@@ -305,24 +306,26 @@ class VirtualClock:
             self._await_baton(place)
 
     def _bind(self, place: _Place) -> None:
-        with self._changed:
+        with self._lock:
             self._threads[threading.get_ident()] = place
             self._dispatch()
             self._await_baton(place)
 
     def _leave(self, place: _Place) -> None:
-        with self._changed:
+        with self._lock:
             self._places.remove(place)
             self._threads.pop(threading.get_ident(), None)
             if self._running is place:
                 self._running = None
             self._dispatch()
-            self._changed.notify_all()
+            if self._running is None:  # who comes next is not due yet: those who wait must learn for how long
+                for other in self._places:
+                    other.turn.notify()
 
     def _await_baton(self, place: _Place) -> None:
         """Wait until the baton is this place's. Call with the lock held."""
         while self._running is not place:
-            self._changed.wait(self._real_seconds_to_next())
+            place.turn.wait(self._real_seconds_to_next())
             self._dispatch()
         place.wake_at, place.waits_for = self._time, None
 
@@ -345,7 +348,7 @@ class VirtualClock:
             for watcher in self._watchers:
                 watcher(moment)
         self._running = place
-        self._changed.notify_all()
+        place.turn.notify()
 
     def _next(self) -> tuple[float, _Place] | None:
         """Return who wakes first and when; None where everybody waits for a signal. Lock held."""

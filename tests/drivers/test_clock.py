@@ -143,3 +143,49 @@ def test_bad_clock_is_refused():
         VirtualClock(speed=0.0)
     with pytest.raises(InputError, match="time zone"):
         VirtualClock(start=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("speed", [None, 1000.0])
+def test_a_thread_that_waits_for_ever_holds_nobody_up(speed):
+    clock = VirtualClock(speed=speed)
+    never = clock.signal()
+    place = clock.register("hung")
+
+    def hang():
+        with place:
+            never.wait()
+
+    thread = threading.Thread(target=hang, daemon=True)
+    thread.start()
+    log = play(clock, {name: sleeper(clock, name, 1.0 + index, 10) for index, name in enumerate("ab")})
+    assert log[-1] == (20.0, "b")
+    assert thread.is_alive()
+    never.set()
+    clock.sleep(0.0)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_who_leaves_before_another_is_due_does_not_leave_it_asleep():
+    clock = VirtualClock(speed=50.0)
+
+    def brief(log):
+        clock.sleep(1.0)
+        log.append(("brief", clock.monotonic()))
+
+    assert play(clock, {"brief": brief, "long": sleeper(clock, "long", 3.0, 1)}) == [("brief", 1.0), (3.0, "long")]
+
+
+def test_a_clock_that_continues_another():
+    clock = VirtualClock(speed=1000.0, elapsed=3600.5)
+    assert clock.now() == datetime(2026, 1, 1, 19, 0, 0, 500_000, tzinfo=UTC)
+    moments = []
+    end = clock.watch(moments.append)
+    began = time.monotonic()
+    clock.sleep(10.0)
+    assert 0.009 < time.monotonic() - began < 1.0  # not the hour that went before
+    end()
+    clock.sleep(1.0)
+    assert moments == [3610.5]
+    with pytest.raises(InputError, match="0 s or more after its start"):
+        VirtualClock(elapsed=-1.0)
