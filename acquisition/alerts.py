@@ -283,10 +283,14 @@ class Alerts:
             elif attempt > 1:
                 self._tell("info", f"{way}: {what}: delivered with attempt {attempt}")
             return
-        again = self._again(attempt, now)
+        # A test is to say how it is now; whoever wants to know later asks again.
+        again = None if alerts[0].kind == "test" else self._again(attempt, now)
         self._outbox.not_sent(ids, result.error, again)
         if again is None:
-            self._tell("error", f"{way}: {what}: given up after {attempt} attempts: {result.error}")
+            self._tell(
+                "error",
+                f"{way}: {what}: given up after {attempt} {'attempt' if attempt == 1 else 'attempts'}: {result.error}",
+            )
         elif attempt == 1:
             self._tell("warning", f"{way}: {what}: not delivered: {result.error}; tried again")
         if attempt == FALLBACK or again is None:

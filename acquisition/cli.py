@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from acquisition.alert_verbs import alerts_app
+from acquisition.calendar_verbs import schedule_app, serve
 from acquisition.play import demo, resume, run
 from acquisition.reconstruct import reconstruct
 from acquisition.simulate import simulate_app
@@ -41,6 +43,9 @@ app.add_typer(database_app, name="db")
 app.add_typer(simulate_app, name="simulate")
 app.command()(reconstruct)
 app.command()(train)
+app.command()(serve)
+app.add_typer(schedule_app, name="schedule")
+app.add_typer(alerts_app, name="alerts")
 
 # What typer raises for wrong words: its own class in newer versions, click's in older ones.
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

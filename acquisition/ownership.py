@@ -71,6 +71,7 @@ class Ownership:
     def __init__(self, file: int, connection: Connection | None = None) -> None:
         self._file: int | None = file
         self._connection = connection
+        self._session = None if connection is None else connection.execute(text("SELECT pg_backend_pid()")).scalar()
 
     @classmethod
     def take(cls, folder: Path, what: str, engine: Engine | None = None, clock: Clock | None = None) -> Self:
@@ -116,20 +117,15 @@ class Ownership:
             return False
         if self._connection is None:
             return True
-        try:
-            self._connection.execute(text("SELECT 1"))
+        try:  # SQLAlchemy connects again in silence; the lock stays with the session that took it
+            return self._connection.execute(text("SELECT pg_backend_pid()")).scalar() == self._session
         except SQLAlchemyError:
             return False
-        return True
 
     def release(self) -> None:
         """Let go."""
         if self._connection is not None:
-            with contextlib.suppress(SQLAlchemyError):
-                # Not merely given back to the pool, which would keep the session, and the lock, alive.
-                self._connection.invalidate()
-            with contextlib.suppress(SQLAlchemyError):
-                self._connection.close()
+            _hang_up(self._connection)
             self._connection = None
         if self._file is not None:
             os.close(self._file)
@@ -186,8 +182,9 @@ def _advisory(engine: Engine, what: str) -> Connection | None:
     if engine.dialect.name != "postgresql":
         return None
     key = int.from_bytes(hashlib.sha256(f"rilievo {what}".encode()).digest()[:8], signed=True)
+    # A connection of its own: the lock lives and dies with the session, which no pool may share or keep.
     with database.explained(engine.url):
-        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection = database.connect(engine.url).connect().execution_options(isolation_level="AUTOCOMMIT")
         if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             return connection
         row = connection.execute(
@@ -199,6 +196,13 @@ def _advisory(engine: Engine, what: str) -> Connection | None:
             ),
             {"key": key},
         ).first()
-        connection.close()
+        _hang_up(connection)
     by = f"a process on {row[0]} since {row[1].astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if row else "another process"
     raise Owned(f"the {what} of this database is owned by {by}; end that one first", database.shown(engine.url))
+
+
+def _hang_up(connection: Connection) -> None:
+    """End a session with the database."""
+    with contextlib.suppress(SQLAlchemyError):
+        connection.close()
+    connection.engine.dispose()

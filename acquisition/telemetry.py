@@ -18,7 +18,8 @@ class Telemetry:
     ----------
     instrument : Instrument
     log : Entries
-    run_id : str
+    run_id : str or None
+        None between runs.
     period : float, s
         Between two samples.
     batch : int
@@ -32,7 +33,7 @@ class Telemetry:
     """
 
     def __init__(
-        self, instrument: Instrument, log: Entries, run_id: str, period: float = 10.0, batch: int = 30
+        self, instrument: Instrument, log: Entries, run_id: str | None, period: float = 10.0, batch: int = 30
     ) -> None:
         self._instrument = instrument
         self._log = log
@@ -44,7 +45,7 @@ class Telemetry:
         self._silent: set[str] = set()
         self._end = instrument.clock.signal()
         self._place = instrument.clock.register("telemetry")
-        self._thread = threading.Thread(target=self._run, name=f"telemetry {run_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"telemetry {run_id or 'idle'}", daemon=True)
         self.latest: dict[str, Reading] = {}
         self._lost = 0
 

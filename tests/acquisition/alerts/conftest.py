@@ -25,20 +25,22 @@ QUICK = "retry: {first: 40 ms, longest: 80 ms}\ndeadline: 400 ms\n"
 
 
 class Post:
-    """What a mail server has got, and how it behaves: ``well``, ``refuse``, ``drop`` (takes the mail, then hangs up)."""
+    """What a mail server has got, and how it behaves: ``well``, ``refuse``, ``drop`` (takes it, then hangs up)."""
 
     def __init__(self) -> None:
         self.mails: list[Message] = []
         self.behaviour = "well"
         self.refused: set[str] = set()
 
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+    async def handle_RCPT(  # noqa: N802  as the server calls it
+        self, server: Any, session: Any, envelope: Any, address: str, options: Any
+    ) -> str:
         if self.behaviour == "refuse" or address in self.refused:
             return "550 nobody of that name"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.mails.append(message_from_bytes(envelope.content))
         if self.behaviour == "drop":
             server.transport.abort()
@@ -113,7 +115,7 @@ class WebServer:
                     self.send_header("Location", "/elsewhere")
                 self.end_headers()
 
-            do_GET = do_POST
+            do_GET = do_POST  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -98,7 +98,7 @@ def test_a_test_reaches_every_way_and_says_which_it_does_not(desk, mail_server, 
     alerts = desk.open(settings(mail(mail_server, ", level: error"), hook(web_server)))
     by_way = {alert.way: alert for alert in alerts.test(5.0)}
     assert by_way["night"].state == "sent"
-    assert by_way["chat"].state == "waiting"
+    assert by_way["chat"].state == "failed"
     assert "503" in by_way["chat"].error
     assert mail_server.post.mails[0]["Subject"] == "[rilievo] Test of the alerts"
 
@@ -333,7 +333,7 @@ def test_one_process_delivers_and_another_takes_over(desk, web_server, monkeypat
 def test_a_database_that_is_gone_is_told_past_the_outbox(desk, web_server, monkeypatch):
     monkeypatch.setattr("acquisition.alerts.DATABASE_PATIENCE", 0.05)
     alerts = desk.open(settings(hook(web_server), more="heartbeat: {file: beat, every: 10 ms}\n"))
-    desk.until(lambda: (desk.folder / "beat").exists())
+    desk.until((desk.folder / "beat").exists)
 
     def gone(*_):
         raise DatabaseError("the connection to the database server was lost")
@@ -347,7 +347,7 @@ def test_a_database_that_is_gone_is_told_past_the_outbox(desk, web_server, monke
         assert "was lost" in alerts.wrong
         assert len(web_server.requests) == 1
     assert "the connection to the database server was lost" in web_server.requests[0][2]["text"]
-    desk.until(lambda: (desk.folder / "beat").exists())
+    desk.until((desk.folder / "beat").exists)
     assert alerts.wrong is None
 
 

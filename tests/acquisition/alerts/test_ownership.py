@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from sqlalchemy import text
 
 from acquisition.log import Log
 from acquisition.ownership import Owned, Ownership, holder
@@ -46,8 +47,8 @@ def test_a_server_is_owned_from_every_folder(tmp_path, postgresql):
             with pytest.raises(Owned, match=r"calendar of this database is owned by a process on .* since 20"):
                 Ownership.take(tmp_path / "two", "calendar", other.engine)
             assert first.held
-            first._connection.invalidate()  # as when the server was restarted
-            first._connection.close()
+            with other.engine.connect() as connection:  # as when the server was restarted
+                connection.execute(text(f"SELECT pg_terminate_backend({first._session})"))
             assert not first.held
             Ownership.take(tmp_path / "two", "calendar", other.engine).release()
         Ownership.take(tmp_path / "two", "calendar", other.engine).release()

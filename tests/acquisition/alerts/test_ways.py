@@ -145,7 +145,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path):
         "open('child', 'w').write(str(child.pid)); open('ready', 'w').close()\n"
         "time.sleep(60)\n"
     )
-    with pytest.raises(Undeliverable, match="had not ended after 0.3 s and was killed"):
+    with pytest.raises(Undeliverable, match=r"had not ended after 0\.3 s and was killed"):
         script(tmp_path, text).deliver(MESSAGE, 0.3)
     if (tmp_path / "ready").exists():  # on a slow machine it is killed before it has a child
         child = int((tmp_path / "child").read_text())
