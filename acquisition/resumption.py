@@ -230,7 +230,8 @@ def plan_resumption(
     refuse_ended(run)
     journal = _Journal(actions, log.actions(run_id), log.frames(run_id), log.setpoints(run_id))
     index = next((n for n in range(len(actions)) if not journal.complete(n)), len(actions))
-    heard = max([journal.last_heard(run.started), *(event.time for event in log.events(run.id))])
+    told = [event.time for event in log.events(run.id) if event.kind != "guard"]  # a guard speaks after the death
+    heard = max([journal.last_heard(run.started), *told])
     outage = max(0.0, (instrument.clock.now() - heard).total_seconds())
     found = Resumption(
         instrument,
