@@ -18,7 +18,6 @@ from acquisition.actions import (
     Acquire,
     Action,
     BeginSeries,
-    Condition,
     Configure,
     Dark,
     Hold,
@@ -27,6 +26,7 @@ from acquisition.actions import (
     Set,
     SetGas,
 )
+from acquisition.conditions import Condition
 from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
 from acquisition.feed import LiveFeed, LiveResult, log_result
 from acquisition.log import Log

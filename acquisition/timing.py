@@ -6,16 +6,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from acquisition import effort
 from acquisition.actions import (
     Acquire,
     Action,
+    Autofocus,
+    Balance,
     BeginSeries,
     Configure,
+    CorrectDrift,
     Dark,
     Hold,
     Imaging,
     Ramp,
     SetGas,
+    Stigmation,
 )
 from drivers.contract import Instrument, ScanTiming
 from drivers.units import Q, parse_quantity, si
@@ -116,7 +121,7 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
     """Yield every action at its time; a series is one stretch, and its frames are not yielded one by one.
 
     Frame n of a series begins n·every after the series did, or as soon as the one before it has ended; the series
-    ends with its last frame.
+    ends with its last frame. Of a pace, the longest time between frames counts.
     """
     now, temperature, frame = 0.0, timing.start_temperature, 0.0
     imaging: Imaging | None = None
@@ -124,12 +129,16 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
     for action in actions:
         duration = 0.0
         match action:
+            case CorrectDrift():
+                continue
             case Acquire():
                 if action.group is not None:
                     continue
                 duration = frame
             case BeginSeries():
                 duration = (action.count - 1) * max(si(action.every), frame) + frame
+                if action.duration is not None:
+                    duration = min(duration, si(action.duration) + frame)
             case Configure():
                 imaging = action.imaging
                 frame = timing.frame(imaging)
@@ -143,7 +152,9 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
                 duration = si(action.duration)
             case Dark():
                 duration = action.frames * frame
+            case Autofocus() | Stigmation() | Balance():
+                duration = effort.seconds(action, timing.frame(action.imaging))
             case _:
-                pass
+                duration = effort.seconds(action, frame)
         yield Moment(action, now, duration, temperature, imaging)
         now += duration
