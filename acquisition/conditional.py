@@ -119,9 +119,7 @@ class PaceText(Written):
 class WhenText(FigureText):
     """What chooses between then and else."""
 
-    within: While = Field(  # type: ignore[assignment]
-        description="Age of a frame up to which its figure counts.", examples=["60 s"]
-    )
+    within: While = Field(description="Age of a frame up to which its figure counts.", examples=["60 s"])
     otherwise: Literal["then", "else", "wait", "fail"] = Field(
         description="What follows while no figure is young enough: a branch, waiting for one, or the end of the run."
     )

@@ -21,7 +21,7 @@ FIGURES: Mapping[str, str] = {
 """What the live reconstruction tells of each frame and a recipe can hang on, with its unit."""
 RATE = "_rate"
 """Ends the name of a figure's change per time."""
-MEASURED: Mapping[str, str] = FIGURES | {f"{name}{RATE}": f"{unit or 1}/s" for name, unit in FIGURES.items()}
+MEASURED: Mapping[str, str] = {**FIGURES, **{f"{name}{RATE}": f"{unit or 1}/s" for name, unit in FIGURES.items()}}
 """The figures and their rates."""
 
 Comparison: TypeAlias = Literal["above", "below"]

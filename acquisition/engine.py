@@ -14,29 +14,43 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from acquisition import adaptive
 from acquisition.actions import (
     Acquire,
     Action,
+    Autofocus,
+    Balance,
+    BeamCheck,
     BeginSeries,
     Configure,
+    CorrectDrift,
     Dark,
+    Decide,
     Hold,
     Note,
     Ramp,
     Set,
     SetGas,
+    Stigmation,
 )
-from acquisition.conditions import Condition
+from acquisition.balancing import balance
+from acquisition.beam_check import check_beam
 from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
+from acquisition.conditions import Condition
+from acquisition.dose import DoseLedger
+from acquisition.drift import correct_drift
 from acquisition.feed import LiveFeed, LiveResult, log_result
+from acquisition.focusing import autofocus, stigmation
+from acquisition.hands import Hands, Result
+from acquisition.lent import Lender, LentHands
 from acquisition.log import Log
 from acquisition.requests import Requests, StopRequest
 from acquisition.states import State, step
 from acquisition.store import Store
 from drivers.contract import Instrument, Parameter, Scan
-from drivers.errors import DeviceTimeout, RilievoError, RunError
+from drivers.errors import DeviceTimeout, DoseError, RilievoError, RunError
 from drivers.frame import Frame, Reading
-from drivers.units import Q, format_quantity, quantity, quantity_json, si
+from drivers.units import Q, format_quantity, quantity, si
 
 POLL = 1.0
 """Seconds between two looks at something that is on its way to its setpoint."""
@@ -77,8 +91,10 @@ class _Series:
     group: str
     began: float
     stop_when: Condition | None
+    pacing: adaptive.Pacing | None = None
     ended: bool = False
     met: int = 0
+    late: bool = False
     frames: set[int] = field(default_factory=set)
 
 
@@ -96,6 +112,8 @@ class Engine:
         Where frames go for their heights.
     heights : callable, optional
         From a frame's number to the file for its heights; needed with ``feed``.
+    dose_limit : float, optional, C/m²
+        What every area may have; the recipe's ``limits.dose``.
     """
 
     def __init__(
@@ -107,6 +125,7 @@ class Engine:
         *,
         feed: LiveFeed | None = None,
         heights: Callable[[int], Path] | None = None,
+        dose_limit: float | None = None,
     ) -> None:
         self._instrument = instrument
         self._clock = instrument.clock
@@ -124,8 +143,14 @@ class Engine:
         self._series: _Series | None = None
         self._stale: frozenset[str] = frozenset()
         self._index = 0
+        self._numbers: dict[int, tuple[int, datetime]] = {}
         self.progress = Progress()
-        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+        lender = Lender(
+            self._send, self._wait, self._wait_arrived, self._expose, self._keep, self._tell,
+            scan=lambda: self._scan, index=lambda: self._index,
+        )  # fmt: skip
+        self.hands = LentHands(lender, instrument, log, store, run_id, DoseLedger(dose_limit))
+        self._handlers: dict[type[Any], Callable[[Any], Result | None]] = {
             Configure: self._configure,
             SetGas: self._set_gas,
             Ramp: self._ramp,
@@ -135,6 +160,12 @@ class Engine:
             Acquire: self._acquire,
             Set: self._set,
             Note: self._note,
+            Autofocus: self._with_hands(autofocus),
+            Stigmation: self._with_hands(stigmation),
+            Balance: self._with_hands(balance),
+            BeamCheck: self._with_hands(check_beam),
+            CorrectDrift: self._with_hands(correct_drift),
+            Decide: self._with_hands(adaptive.decide),
         }
 
     # -- what others ask for, from their own threads
@@ -170,6 +201,7 @@ class Engine:
         try:
             self._enter(State.RUNNING)
             self._instrument.column.blank()
+            self.hands.begin(actions)
             for index, action in enumerate(actions):
                 self._index = index
                 self._play(action)
@@ -190,21 +222,27 @@ class Engine:
             self._series = None
         self._log.intent(self._run_id, self._index, self._clock.now())
         try:
-            outcome = self._execute(action)
+            outcome, result = self._execute(action)
         except StopRequest:
             self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "stopped")
             raise
         except Exception as error:
             self._log_safely(self._log.outcome, self._run_id, self._index, self._clock.now(), "failed", str(error))
             raise
-        self._log.outcome(self._run_id, self._index, self._clock.now(), outcome)
+        self.hands.remember(action.address, result)
+        self._log.outcome(self._run_id, self._index, self._clock.now(), outcome, result=result)
 
-    def _execute(self, action: Action) -> str:
-        """Do what one action says; return ``done`` when it is done, not when it was sent, or ``skipped``."""
-        if isinstance(action, Acquire) and not self._due(action):
-            return "skipped"
-        self._handlers[type(action)](action)
-        return "done"
+    def _execute(self, action: Action) -> tuple[str, Result | None]:
+        """Do what one action says; return ``done`` when it is done, not when sent, or ``skipped``; and its result."""
+        if not self.hands.wanted(action) or (isinstance(action, Acquire) and not self._due(action)):
+            return "skipped", None
+        try:
+            return "done", self._handlers[type(action)](action)
+        except DoseError as error:  # the hands have told; the night goes on elsewhere
+            return "skipped", {"refused": str(error)}
+
+    def _with_hands(self, procedure: Callable[[Hands, Any], Result | None]) -> Callable[[Any], Result | None]:
+        return lambda action: procedure(self.hands, action)
 
     def _end(self, outcome: Outcome) -> Outcome:
         """Clean up, and tell the log how the run ended."""
@@ -327,7 +365,8 @@ class Engine:
         self._wait(si(action.duration))
 
     def _begin_series(self, action: BeginSeries) -> None:
-        self._series = _Series(action.address, self._clock.monotonic(), action.stop_when)
+        pacing = adaptive.Pacing(action) if action.pace is not None else None
+        self._series = _Series(action.address, self._clock.monotonic(), action.stop_when, pacing)
 
     def _dark(self, action: Dark) -> None:
         darks = []
@@ -342,20 +381,33 @@ class Engine:
         series = self._series
         if series is None or action.group != series.group:
             return True
+        if series.pacing is not None:
+            return self._due_by_pace(series, series.pacing)
         while not series.ended and (left := series.began + si(action.offset) - self._clock.monotonic()) > 0:
             self._wait(left)
         return not series.ended
 
-    def _acquire(self, action: Acquire) -> None:  # noqa: ARG002  the series has seen to its moment
+    def _due_by_pace(self, series: _Series, pacing: adaptive.Pacing) -> bool:
+        """Wait for the next frame's moment, which what the reconstruction tells meanwhile may bring forward."""
+        while not series.ended and (left := series.began + pacing.due(self.hands) - self._clock.monotonic()) > 0:
+            self._wait(min(left, POLL))
+        series.ended |= pacing.over(self._clock.monotonic() - series.began)
+        if not series.ended:
+            pacing.began(self.hands, self._clock.monotonic() - series.began)
+        return not series.ended
+
+    def _acquire(self, action: Acquire) -> None:
+        brought = self.hands.allow()
         frame = self._expose(beam=True)
-        self._keep(frame.with_offsets_of(*self._darks) if self._darks else frame)
+        frame = frame.with_offsets_of(*self._darks) if self._darks else frame
+        number = self.progress.frames
+        self._keep(frame)
+        self.hands.took(action.address, number, frame, brought)
 
     def _set(self, action: Set) -> None:
         parameter = self._instrument.parameter(action.parameter)
         self._send(parameter, action.value)
         self._wait_arrived([parameter], SETTLE)
-        if action.parameter.startswith("detector."):
-            self._darks = []  # brightness and contrast move the offsets
 
     def _note(self, action: Note) -> None:
         self._tell("info", "note", action.text)
@@ -366,6 +418,9 @@ class Engine:
         """Send a setpoint and log it."""
         parameter.set(value)
         self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
+        self.hands.moved(parameter, value)
+        if parameter.name.startswith("detector."):
+            self._darks = []  # brightness and contrast move the offsets
 
     def _put(self, parameter: Parameter, value: Q) -> None:
         """Send a setpoint, and log it where the log still works."""
@@ -373,12 +428,13 @@ class Engine:
         now = self._clock.now()
         self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
 
-    def _expose(self, *, beam: bool) -> Frame:
-        """Take one frame; the beam is on the sample for the raster and no longer."""
-        if self._scan is None:
+    def _expose(self, scan: Scan | None = None, *, beam: bool) -> Frame:
+        """Take one frame, of the run's own raster unless given; the beam is on the sample for it and no longer."""
+        scan = scan or self._scan
+        if scan is None:
             raise RunError("no imaging was configured before the first frame; give the recipe an imaging section")
         detector, column = self._instrument.detector, self._instrument.column
-        detector.arm(self._scan)
+        detector.arm(scan)
         self._scanning = True
         try:
             self._requests.raise_if_aborted()
@@ -386,7 +442,7 @@ class Engine:
                 column.unblank()
             else:
                 column.blank()
-            exposure = detector.expose(self._scan)
+            exposure = detector.expose(scan)
         except RilievoError:
             self._requests.raise_if_aborted()  # the half frame is not a device's failure
             raise
@@ -394,13 +450,14 @@ class Engine:
             self._scanning = False
             if beam:
                 column.blank()
-        return detector.frame(self._scan, exposure, self._readbacks())
+        return detector.frame(scan, exposure, self._readbacks())
 
     def _keep(self, frame: Frame) -> None:
         """Store, log, acknowledge and offer one frame."""
         number = self.progress.frames
         stored = self._store.append(self._run_id, number, frame)
         frame_id = self._log.frame(self._run_id, number, self._index, frame, stored)
+        self._numbers[frame_id] = (number, frame.time)
         self.progress = replace(self.progress, frames=number + 1)
         if self._series is not None:
             self._series.frames.add(frame_id)
@@ -437,35 +494,30 @@ class Engine:
             self._tell("warning", "heights", f"no heights for frame {result.frame_id}: {error}")
             return
         figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
+        self.hands.figures.add(*self._numbers.pop(result.frame_id), figures)
         self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=figures)
         if self._series is not None and result.frame_id in self._series.frames:
-            self._judge(self._series, result.frame_id, figures)
+            self._judge(self._series)
 
-    def _judge(self, series: _Series, frame_id: int, figures: Mapping[str, tuple[float, float | None, str]]) -> None:
-        """End the series whose condition the figures of one of its frames meet; the evidence goes to the log."""
+    def _judge(self, series: _Series) -> None:
+        """End the series whose condition the figures of its frames meet; the evidence goes to the log."""
         condition = series.stop_when
-        if series.ended or condition is None or condition.figure not in figures:
+        latest = None if series.ended or condition is None else self.hands.latest(condition.figure)
+        if condition is None or latest is None:
             return
-        value, sigma, unit = figures[condition.figure]
-        series.met = series.met + 1 if condition.met(quantity(value, unit), sigma) else 0
+        met = adaptive.judge(condition, latest)
+        series.met = series.met + 1 if met else 0
+        evidence = adaptive.evidence(condition, latest)
+        if met is None and not series.late:
+            series.late = True
+            self._tell("warning", "decision", f"{series.group} goes on: its figures come too late to end it", evidence)
         if series.met < CONFIRMED:
             return
         series.ended = True
         threshold = format_quantity(condition.threshold)
-        reached = f"{condition.figure} {value:.3g} {unit}".rstrip()
-        self._tell(
-            "info",
-            "decision",
-            f"{series.group} ends: {reached} is {condition.comparison} {threshold}",
-            {
-                "frame": frame_id,
-                "figure": condition.figure,
-                "value": value,
-                "sigma": sigma,
-                "unit": unit,
-                "threshold": quantity_json(condition.threshold),
-            },
-        )
+        reached = f"{condition.figure} {latest.value:.3g} {latest.unit}".rstrip()
+        message = f"{series.group} ends: {reached} is {condition.comparison} {threshold}"
+        self._tell("info", "decision", message, evidence)
 
     # -- the log, and whoever looks on
 

@@ -221,15 +221,23 @@ class Log(Records):
         )
         self._change_one(change, f"run {run_id!r} has no action {index}")
 
-    def outcome(self, run_id: str, index: int, time: datetime, outcome: str, message: str = "") -> None:
-        """Enter how an action ended: done, skipped, failed or stopped."""
+    def outcome(
+        self,
+        run_id: str,
+        index: int,
+        time: datetime,
+        outcome: str,
+        message: str = "",
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Enter how an action ended: done, skipped, failed or stopped; and what it found."""
         if outcome not in _OUTCOMES:
             raise InputError(f"expected one of {', '.join(_OUTCOMES)}; got {outcome!r}")
         row = tables.Action
         change = (
             update(row)
             .where(row.run_id == run_id, row.index == index)
-            .values(state=outcome, outcome_time=time, message=message)
+            .values(state=outcome, outcome_time=time, message=message, result=None if result is None else dict(result))
         )
         self._change_one(change, f"run {run_id!r} has no action {index}")
 
@@ -360,6 +368,14 @@ class Log(Records):
             rows = [given for given in told if math.isfinite(given["value"])]
             if rows:
                 session.execute(insert(figure), rows)
+
+    def correction(
+        self, run_id: str, action_index: int | None, time: datetime, kind: str, data: Mapping[str, Any]
+    ) -> None:
+        """Enter what the run corrected by itself, with the evidence."""
+        row = {"run_id": run_id, "action_index": action_index, "time": time, "kind": kind, "data": dict(data)}
+        with self._writing() as session:
+            session.execute(insert(tables.CorrectionRow), [row])
 
     def event(
         self,

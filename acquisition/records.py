@@ -73,6 +73,8 @@ class Action:
         planned, begun (an intent without an outcome), done, skipped, failed or stopped.
     attempts : int
         How often it was begun.
+    result : mapping or None
+        What it found, for later actions and for a resume.
     """
 
     index: int
@@ -84,6 +86,7 @@ class Action:
     intent_time: datetime | None
     outcome_time: datetime | None
     message: str
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,16 @@ class Event:
     data: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a run corrected by itself, and on what evidence."""
+
+    action_index: int | None
+    time: datetime
+    kind: str
+    data: Mapping[str, Any]
+
+
 class Records:
     """The questions that the log answers. Every ``run_id`` may be the beginning of an id, where only one begins so."""
 
@@ -236,6 +249,7 @@ class Records:
                     row.intent_time,
                     row.outcome_time,
                     row.message,
+                    row.result,
                 )
                 for row in session.scalars(query)
             ]
@@ -338,6 +352,19 @@ class Records:
     def _figures(self, session: Session, query: Select[*tuple[Any, ...]]) -> Iterator[FigureEntry]:
         for columns in session.execute(query):
             yield FigureEntry(*columns)
+
+    def corrections(self, run_id: str, kind: str | None = None) -> list[Correction]:
+        """Return what a run corrected by itself, of one kind or all, in the order of time."""
+        row = tables.CorrectionRow
+        query = (
+            select(row.action_index, row.time, row.kind, row.data)
+            .where(row.run_id == self.run(run_id).id)
+            .order_by(row.time, row.id)
+        )
+        if kind is not None:
+            query = query.where(row.kind == kind)
+        with self._reading() as session:
+            return [Correction(*columns) for columns in session.execute(query)]
 
     def events(self, run_id: str | None, after: int = 0) -> list[Event]:
         """Return what happened in a run (everywhere, for None) after the event of a number, oldest first."""

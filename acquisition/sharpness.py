@@ -72,7 +72,8 @@ class Peak:
     skew : (float, float)
         e_x and e_y, in the same unit.
     evidence : float
-        Drop of χ² against frames that are all equally sharp.
+        Drop of χ² against frames that are all equally sharp, less two for each number that was fitted (Akaike's
+        criterion): below 0 where there is nothing but noise.
     sharpness : tuple of float
         Of each frame, as :meth:`of` tells it.
     noise : float
@@ -123,7 +124,7 @@ def spectrum(frame: Frame) -> Spectrum:
     return Spectrum(
         total[kept] / modes[kept],
         square[kept] / modes[kept],
-        (np.arange(bins) % SECTORS * (np.pi / SECTORS))[kept],
+        np.asarray((np.arange(bins) % SECTORS * (np.pi / SECTORS))[kept], dtype=np.float64),
         np.maximum(modes[kept] * WINDOWED, 1.0) * len(counts),
         saturated_share(frame),
     )
@@ -196,7 +197,8 @@ def find_peak(settings: Sequence[float], spectra: Sequence[Spectrum]) -> Peak:
     flat = float((((search.power - search.power.mean(axis=0)) ** 2) / search.variance).sum())
     chi, (frames, bins) = 2.0 * float(fit.cost), search.power.shape
     scale = max(chi / max(frames * bins - 2 * bins - 4, 1), 1.0)
-    information = fit.jac.T @ fit.jac + 1e-9 * np.eye(4)
+    jacobian = np.asarray(fit.jac, dtype=np.float64)
+    information = jacobian.T @ jacobian + 1e-9 * np.eye(4)
     spread = np.sqrt(np.diag(np.linalg.pinv(information)) * scale)
     law = search.law(fit.x[:1], float(np.exp(fit.x[1])), (float(fit.x[2]), float(fit.x[3])))
     amplitude, _ = search.amplitudes(law)
@@ -209,7 +211,7 @@ def find_peak(settings: Sequence[float], spectra: Sequence[Spectrum]) -> Peak:
         middle + half * float(fit.x[0]),
         half * float(min(spread[0], 2.0)),
         (half * float(fit.x[2]), half * float(fit.x[3])),
-        (flat - chi) / scale,
+        (flat - chi) / scale - 2.0 * (bins + 4),
         tuple(float(weights @ (row - floor)) for row in search.power),
         float(np.sqrt((weights**2 * search.variance).sum() * scale)),
         weights,

@@ -117,6 +117,12 @@ class Moment:
         return self.start + self.duration
 
 
+def _series(action: BeginSeries, frame: float) -> float:
+    """Return how long a series takes at most, s."""
+    longest = (action.count - 1) * max(si(action.every), frame) + frame
+    return longest if action.duration is None else min(longest, si(action.duration) + frame)
+
+
 def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
     """Yield every action at its time; a series is one stretch, and its frames are not yielded one by one.
 
@@ -129,16 +135,12 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
     for action in actions:
         duration = 0.0
         match action:
-            case CorrectDrift():
+            case Acquire() | CorrectDrift() if action.group is not None:
                 continue
             case Acquire():
-                if action.group is not None:
-                    continue
                 duration = frame
             case BeginSeries():
-                duration = (action.count - 1) * max(si(action.every), frame) + frame
-                if action.duration is not None:
-                    duration = min(duration, si(action.duration) + frame)
+                duration = _series(action, frame)
             case Configure():
                 imaging = action.imaging
                 frame = timing.frame(imaging)
