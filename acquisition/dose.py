@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from acquisition.records import Correction, FrameEntry, Setpoint
 from drivers.contract import Instrument, Scan
+from drivers.frame import Frame
 from drivers.units import si
 
 EXPOSURE = "exposure"
@@ -106,11 +106,13 @@ class DoseLedger:
             if correction.kind == PLACE:
                 ledger.axes |= dict(correction.data)
         moves = deque(point for point in setpoints if point.channel in AXES)
-        for time, scan, current in _exposures(frames):
-            while moves and moves[0].time <= time:
+        for frame in frames:
+            while moves and moves[0].time <= frame.time:
                 point = moves.popleft()
                 ledger.moved(point.channel, point.value)
-            ledger.add(ledger.coming(scan, current))
+            if not frame.dark and frame.probe_current is not None and frame.dwell_time is not None:
+                scan = Scan(frame.rows, frame.columns, frame.pixel_size * frame.columns, frame.dwell_time)
+                ledger.add(ledger.coming(scan, frame.probe_current))
         for point in moves:
             ledger.moved(point.channel, point.value)
         for correction in told:
@@ -122,6 +124,14 @@ class DoseLedger:
         """Note where a parameter was sent, SI; of those that do not choose the field nothing is noted."""
         if channel in AXES:
             self.axes[channel] = value
+
+    def took(self, frame: Frame, otherwise: float) -> None:
+        """Note what a kept frame brought: by the probe current that was read, or ``otherwise`` (A)."""
+        beam, (rows, columns) = frame.beam, frame.shape
+        if frame.dark or beam.dwell_time is None:
+            return
+        scan = Scan(rows, columns, beam.pixel_size * columns, beam.dwell_time)
+        self.add(self.coming(scan, otherwise if beam.probe_current is None else beam.probe_current))
 
     def coming(self, scan: Scan, current: float) -> Field:
         """Return what a frame would bring where the field stands; ``current`` in A."""
@@ -150,14 +160,6 @@ class DoseLedger:
         """The highest dose that any point has had, C/m²."""
         everywhere = Field((-math.inf, math.inf), (-math.inf, math.inf), 0.0)
         return _highest([(*key, dose) for key, dose in self._brought.items()], everywhere)
-
-
-def _exposures(frames: Iterable[FrameEntry]) -> Iterator[tuple[datetime, Scan, float]]:
-    """Yield time, raster and current of every kept frame with the beam on, as far as the log knows them."""
-    for frame in frames:
-        if not frame.dark and frame.probe_current is not None and frame.dwell_time is not None:
-            width = frame.pixel_size * frame.columns
-            yield frame.time, Scan(frame.rows, frame.columns, width, frame.dwell_time), frame.probe_current
 
 
 def _highest(fields: list[tuple[float, float, float, float, float]], within: Field) -> float:

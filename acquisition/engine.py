@@ -397,12 +397,12 @@ class Engine:
         return not series.ended
 
     def _acquire(self, action: Acquire) -> None:
-        brought = self.hands.allow()
+        self.hands.allow()
         frame = self._expose(beam=True)
         frame = frame.with_offsets_of(*self._darks) if self._darks else frame
         number = self.progress.frames
         self._keep(frame)
-        self.hands.took(action.address, number, frame, brought)
+        self.hands.took(action.address, number, frame)
 
     def _set(self, action: Set) -> None:
         parameter = self._instrument.parameter(action.parameter)

@@ -17,7 +17,7 @@ from drivers.contract import Parameter
 from drivers.errors import RilievoError
 from drivers.units import format_quantity, quantity_json, si
 
-EVIDENCE = 40.0
+EVIDENCE = 12.0
 """Akaike's criterion below which a search has seen nothing; pure noise stays below 0."""
 SATURATED = 0.01
 """Share of clipped pixels in a segment from which on its sharpness says nothing."""

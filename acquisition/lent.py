@@ -184,8 +184,7 @@ class LentHands:
         raster = scan or self.lender.scan()
         if raster is None:
             raise RunError("no imaging was configured before the first frame; give the recipe an imaging section")
-        current = self.instrument.column.probe_current
-        brought = self.ledger.coming(raster, si(current.setpoint or current.read().value))
+        brought = self.ledger.coming(raster, self._current())
         if self.ledger.allows(brought):
             return brought
         limit, after = (
@@ -201,9 +200,14 @@ class LentHands:
             self.tell("warning", "decision", message, {**field_to_json(brought), "limit": limit, "after": after})
         raise DoseError(message)
 
-    def took(self, address: str, number: int, frame: Frame, brought: Field) -> None:
+    def _current(self) -> float:
+        """Return the probe current that was asked for, A."""
+        current = self.instrument.column.probe_current
+        return si(current.setpoint or current.read().value)
+
+    def took(self, address: str, number: int, frame: Frame) -> None:
         """Note a frame that was kept."""
-        self.ledger.add(brought)
+        self.ledger.took(frame, self._current())
         self._last = (address, number, frame)
 
     def taken(self, address: str) -> tuple[int, Frame] | None:
