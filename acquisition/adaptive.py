@@ -19,7 +19,7 @@ from acquisition.hands import Hands, Latest, Result
 from acquisition.records import FigureEntry
 from acquisition.timeline import condition_text
 from drivers.errors import DecisionError
-from drivers.units import format_quantity, quantity, quantity_json, si
+from drivers.units import format_quantity, quantity, quantity_json, si, unit_text
 
 FITTED = 6
 """Frames over which a rate is taken."""
@@ -158,8 +158,11 @@ def _seen(condition: Condition, latest: Latest | None) -> str:
     """Return what is known of a figure, in words."""
     if latest is None:
         return f"there is no {condition.figure.replace('_', ' ')} yet"
-    spread = "" if latest.sigma is None else f" ± {latest.sigma:.2g}"
-    told = f"{condition.figure.replace('_', ' ')} is {latest.value:.3g}{spread} {latest.unit}".rstrip()
+    # In the unit of the threshold, so that a reader can compare.
+    unit = condition.threshold.units
+    value, one = quantity(latest.value, latest.unit).to(unit), quantity(1.0, latest.unit).to(unit)
+    spread = "" if latest.sigma is None else f" ± {latest.sigma * float(one.magnitude):.2g}"
+    told = f"{condition.figure.replace('_', ' ')} is {float(value.magnitude):.3g}{spread} {unit_text(unit)}".rstrip()
     return f"{told}, {latest.age:.0f} s old, asked for: {condition_text(condition)}"
 
 

@@ -97,8 +97,9 @@ def balance(hands: Hands, action: Balance) -> Result:
     Returns
     -------
     mapping
-        ``outcome``: balanced, unchanged, no signal, out of range, or unfinished; by segment, the settings and levels at the end and
-        the settings before; ``rounds`` used. Dark frames taken before hold no longer where anything was changed.
+        ``outcome``: balanced, unchanged, no signal, out of range, or unfinished; by segment, the settings and levels at
+        the end and the settings before; ``rounds`` used. Dark frames taken before hold no longer where anything was
+        changed.
     """
     detector = hands.instrument.detector
     segments = [

@@ -71,7 +71,7 @@ class StopText(FigureText):
 
 
 class FasterText(FigureText):
-    """While this is met, the frames of a series come faster; ``within`` counts 5 min unless given."""
+    """While this is met, the frames of a series come faster; within counts 5 min unless given."""
 
     @model_validator(mode="after")
     def _positive(self) -> FasterText:

@@ -205,7 +205,9 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema of recipes, for editors: every key with what it means and how it is written."""
     schema = Recipe.model_json_schema(by_alias=True)
     step = schema["$defs"]["Step"]
-    step["anyOf"] = [{"required": [verb]} for verb in VERBS]
+    step["anyOf"] = [{"required": [verb]} if verb != "when" else {"required": ["when", "then"]} for verb in VERBS] + [
+        {"required": ["when", "else"]}
+    ]
     step["dependentRequired"] = {"repeat": ["steps"], "steps": ["repeat"], "then": ["when"], "else": ["when"]}
     schema["$defs"]["SeriesText"]["oneOf"] = [{"required": ["for"]}, {"required": ["count"]}]
     for name in ("StopText", "FasterText", "WhenText"):

@@ -87,8 +87,7 @@ def label(action: Action) -> str:
 
 def condition_text(condition: Condition) -> str:
     """Return a condition in words: ``coverage above 0.5``."""
-    figure = condition.figure.replace("_rate", " per time").replace("_", " ")
-    return f"{figure} {condition.comparison} {format_quantity(condition.threshold)}"
+    return f"{condition.figure.replace('_', ' ')} {condition.comparison} {format_quantity(condition.threshold)}"
 
 
 def _series(action: BeginSeries) -> str:

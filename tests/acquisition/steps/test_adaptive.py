@@ -14,6 +14,7 @@ from acquisition.conditions import Condition, Pace
 from acquisition.hands import Latest
 from acquisition.records import FigureEntry
 from drivers.errors import DecisionError
+from drivers.units import quantity
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -67,9 +68,8 @@ def test_a_resumed_run_knows_the_figures_of_its_log():
     entries = [FigureEntry(n, at(10.0 * n), "roughness", 1e-9 * n, 1e-10, "m") for n in (2, 0, 1)]
     latest = FigureHistory.of(entries).latest("roughness_rate", at(20.0))
     assert latest.value == pytest.approx(1e-10)
-    assert Condition(figure="roughness_rate", comparison="above", threshold="5 nm/min").met(
-        __import__("drivers.units", fromlist=["quantity"]).quantity(latest.value, latest.unit)
-    )
+    condition = Condition(figure="roughness_rate", comparison="above", threshold="5 nm/min")
+    assert condition.met(quantity(latest.value, latest.unit))
 
 
 CONDITION = Condition(figure="coverage", comparison="above", threshold={"value": 0.5, "unit": ""}, within="60 s")
@@ -200,7 +200,7 @@ def test_a_change_of_pace_goes_to_the_log_once(obedient):
     pacing.began(obedient, 20.0)
     pacing.began(obedient, 40.0)
     assert [message for _, kind, message in obedient.told if kind == "decision"] == [
-        "s: a frame every 20 s, as coverage rate is 0.001 ± 0 1/s, 5 s old, asked for: coverage per time above 0.02 1/min"
+        "s: a frame every 20 s, as coverage rate is 0.06 ± 0 1/min, 5 s old, asked for: coverage rate above 0.02 1/min"
     ]
     assert not pacing.over(600.0)
     assert pacing.over(600.1)

@@ -115,7 +115,7 @@ def test_a_current_that_is_right(obedient):
 )
 def test_a_current_that_is_off(obedient, otherwise, error, response):
     obedient.backends["column.probe_current"].sees = lambda value: 0.8 * value
-    with pytest.raises(error, match="-20.0% off") as raised:
+    with pytest.raises(error, match=r"-20\.0% off") as raised:
         check_beam(obedient, check(otherwise=otherwise))
     assert raised.value.response is response
     assert obedient.told[-1][:2] == ("error", "beam")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -130,7 +131,7 @@ def test_an_adaptive_night_at_small_size(play):
     assert night.actions("balance")[0].result["outcome"] == "balanced"
     # The oxidation: frames came faster while islands grew, and stopped it.
     times = [frame.time for frame in night.log.frames(night.run_id) if not frame.dark]
-    gaps = [(later - earlier).total_seconds() for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
     assert min(gaps) < 30.0
     assert any("a frame every" in event.message for event in night.decisions())
     # The decision is in the log, and in the action's result, with its evidence.
