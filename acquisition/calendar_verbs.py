@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from acquisition.app import Laboratory
     from acquisition.idle import IdleWatch
     from acquisition.serve import Server
-    from acquisition.triggers import After, Trigger
     from drivers.contract import Instrument
 
 schedule_app = typer.Typer(help="Book recipes; rilievo serve plays them.", no_args_is_help=True, rich_markup_mode=None)
@@ -50,39 +49,34 @@ def add(
     """Book a recipe. It is checked now, and again when it starts."""
     from acquisition import app as wiring
     from acquisition import board, terminal
-    from acquisition.bookings import Bookings
+    from acquisition.booking import book, require_quality, trigger_from
     from acquisition.ownership import holder
     from acquisition.plan import check_file
     from acquisition.serve import OWNED
     from acquisition.triggers import DEFAULT_MISSED, parse_missed
     from drivers.clock import RealClock
 
-    if live_quality not in (None, "preview", "fast", "auto") or (live_quality is not None and not heights):
-        raise InputError(f"expected preview, fast or auto, with heights; got {live_quality!r}", "--live-quality")
+    require_quality(live_quality, heights)
     now = RealClock().now()
-    trigger = _trigger(at, cron, after, any_end)
-    policy = parse_missed(missed or DEFAULT_MISSED)
+    trigger = trigger_from(at, cron, after, any_end, now)
+    parse_missed(missed or DEFAULT_MISSED)
     with wiring.open_instrument(instrument, speed) as found:
         loaded, plan = check_file(recipe, found)
         name = found.name
-    options = {
-        "speed": speed,
-        "heights": heights,
-        "live_quality": live_quality,
-        "duration": plan.duration,
-        "disk": plan.disk_bytes,
-    }
     with wiring.open_laboratory(data, db) as laboratory:
-        booking = Bookings(laboratory.log).add(
-            recipe_name=Path(loaded.document.name).name,
-            recipe_text=loaded.text,
-            instrument=name,
-            instrument_text=None if instrument is None else instrument.read_text(encoding="utf-8-sig"),
-            options=options,
-            trigger=_found(trigger, laboratory),
-            priority=priority,
-            missed=policy,
+        booking = book(
+            laboratory.log,
+            loaded,
+            plan,
+            name,
+            None if instrument is None else instrument.read_text(encoding="utf-8-sig"),
+            trigger,
             now=now,
+            priority=priority,
+            missed=missed,
+            speed=speed,
+            heights=heights,
+            live_quality=live_quality,
         )
         server = holder(laboratory.folder, OWNED)
     if as_json:
@@ -91,49 +85,6 @@ def add(
     board.show_booked(booking, "booked")
     if server is None:
         board.show_server(None)
-
-
-def _trigger(at: str | None, cron: str | None, after: str | None, any_end: bool) -> Trigger:
-    """Return the trigger that the options name; the run that one names is looked up later."""
-    from acquisition.triggers import After, local_zone, parse_at, parse_cron
-    from drivers.clock import RealClock
-
-    if sum(given is not None for given in (at, cron, after)) != 1:
-        raise InputError("expected one of --at, --cron and --after", "schedule add")
-    if any_end and after is None:
-        raise InputError("--any-end goes with --after", "--any-end")
-    if at is not None:
-        return parse_at(at, RealClock().now(), local_zone())
-    if cron is not None:
-        return parse_cron(cron, local_zone())
-    return After(run_id=after, any_end=any_end)
-
-
-def _found(trigger: Trigger, laboratory: Laboratory) -> Trigger:
-    """Return a trigger whose run, or whose booking, there is."""
-    from acquisition.bookings import Bookings
-    from acquisition.overview import find_run
-    from acquisition.triggers import After
-
-    if not isinstance(trigger, After) or trigger.run_id is None:
-        return trigger
-    kind, _, number = trigger.run_id.partition(":")
-    if kind != "booking":
-        run = find_run(laboratory.log, trigger.run_id)
-        return _possible(After(run_id=run.id, any_end=trigger.any_end), run.id, run.state if run.ended else None)
-    if not number.isdigit():
-        raise InputError(f"expected a booking's number, such as booking:7; got {trigger.run_id!r}", "--after")
-    booking = Bookings(laboratory.log).get(int(number))
-    if booking.repeats:
-        raise InputError(f"{booking.title} repeats and never ends; name one of its runs", "--after")
-    ended = {"done": "finished", "failed": "failed", "missed": "missed", "removed": "removed"}.get(booking.state)
-    return _possible(After(booking=booking.id, any_end=trigger.any_end), booking.title, ended)
-
-
-def _possible(trigger: After, what: str, ended: str | None) -> After:
-    if ended not in (None, "finished") and not trigger.any_end:
-        raise InputError(f"{what} has ended {ended} already, not finished; with --any-end it counts", "--after")
-    return trigger
 
 
 @schedule_app.command("list")

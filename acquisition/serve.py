@@ -65,6 +65,9 @@ class Playing(Protocol):
     def engine(self) -> Controls:
         """What takes requests."""
 
+    def make_safe(self, reason: str) -> object:
+        """End the run as safe: bring the instrument to its safe state in this thread, whatever the engine's does."""
+
     def wait(self, seconds: float) -> bool:
         """Wait up to ``seconds`` of real time; return whether the run has ended."""
 
@@ -499,9 +502,23 @@ class Server:
         """End a run at once, through the cleanup."""
         self._controls(run_id).abort(reason)
 
-    def _controls(self, run_id: str) -> Controls:
+    @property
+    def playing(self) -> dict[str, Playing]:
+        """What is being played, by instrument."""
         with self._lock:
-            playing = {stage.playing.run_id: stage.playing for stage in self._stages.values() if stage.playing}
+            return {stage.instrument: stage.playing for stage in self._stages.values() if stage.playing is not None}
+
+    @property
+    def idle(self) -> IdleWatch | None:
+        """The watch of the instrument that is held between runs."""
+        return self._idle
+
+    def look_soon(self) -> None:
+        """Look at the calendar at once: something was booked."""
+        self._wake.set()
+
+    def _controls(self, run_id: str) -> Controls:
+        playing = {playing.run_id: playing for playing in self.playing.values()}
         if run_id not in playing:
             raise RunError(f"run {run_id} is not being played; what is: {', '.join(playing) or 'nothing'}")
         return playing[run_id].engine
