@@ -86,7 +86,7 @@ class Desk:
         self.tail.start()
 
     def close(self) -> None:
-        """End; whoever waits for events is let go."""
+        """End, once or more; whoever waits for events is let go."""
         self.tail.close()
         for thread in list(self._making_safe.values()):
             thread.join(60.0)

@@ -19,9 +19,11 @@ from acquisition.bookings import Booking
 from acquisition.control import Control
 from acquisition.desk import Desk
 from acquisition.engine import Outcome
+from acquisition.gate import Gate
 from acquisition.idle import IdleWatch
 from acquisition.instruments import Instruments
 from acquisition.log import Log
+from acquisition.remote import Remote, connect
 from acquisition.seat import Seat
 from acquisition.serve import Server, ServerSettings
 from acquisition.states import State
@@ -208,3 +210,39 @@ def make_house(tmp_path: Path, make_paper_instrument: Callable[..., Instrument])
 @pytest.fixture
 def house(make_house: Callable[..., House]) -> House:
     return make_house()
+
+
+@pytest.fixture
+def make_gate(house: House) -> Iterator[Callable[..., Gate]]:
+    """Opens a gate of the house on a free port of loopback; ``bounds`` and ``authority`` as the gate's."""
+    gates: list[Gate] = []
+
+    def make(**more: Any) -> Gate:
+        gates.append(Gate(house.desk, "127.0.0.1", 0, **more))
+        gates[-1].start()
+        return gates[-1]
+
+    yield make
+    house.desk.close()
+    for gate in gates:
+        gate.close()
+
+
+@pytest.fixture
+def gate(make_gate: Callable[..., Gate]) -> Gate:
+    return make_gate()
+
+
+@pytest.fixture
+def make_remote(house: House) -> Iterator[Callable[..., Remote]]:
+    """Connects to the house's gate; ``role`` and ``name``, and what else :func:`connect` takes."""
+    made: list[Remote] = []
+
+    def make(**more: Any) -> Remote:
+        given = {"data": house.folder, "timeout": 10.0, "patience": 5.0, "name": "maria", **more}
+        made.append(connect(given.pop("address", None), **given))
+        return made[-1]
+
+    yield make
+    for remote in made:
+        remote.close()
