@@ -156,7 +156,7 @@ class Desk:
                 self._write(person, command, arguments, "warning", str(error))
 
     def _write(self, person: Person, command: Command, arguments: Mapping[str, Any], level: str, refused: str) -> None:
-        told = {name: _short(value) for name, value in arguments.items()}
+        told = {name: _short(value) for name, value in arguments.items() if value is not None}
         listed = ", ".join(f"{name} {value}" for name, value in told.items())
         message = (
             f"{person}: {command.name}{f' {listed}' if listed else ''}{f': refused: {refused}' if refused else ''}"
@@ -253,5 +253,8 @@ def _article(role: str) -> str:
 
 
 def _short(value: object) -> str:
+    """Return an argument in a line; of a recipe, which the booking holds, how it begins."""
     text = str(value)
+    if "\n" in text:
+        text = f"{text.partition(chr(10))[0][:60]} … ({len(text)} characters)"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"

@@ -316,6 +316,7 @@ class Gate(Daemon):  # type: ignore[misc]
             sock.do_handshake()
         except ssl.SSLError as error:
             self._note_refused(address, f"TLS: {error.reason or error}")
+            _let_hear(sock)
             sock.close()
             raise
         except BaseException:
@@ -407,6 +408,9 @@ class Gate(Daemon):  # type: ignore[misc]
         return {"name": name, "role": str(role)}
 
     def _note_came(self, person: Person) -> None:
+        """Write down once that somebody came who can command something."""
+        if not person.role.covers(Role.OPERATOR):
+            return
         with self._lock:
             if person.session in self._known:
                 return
@@ -487,6 +491,18 @@ class Gate(Daemon):  # type: ignore[misc]
             told = f"a question from {line.peer} failed: {type(error).__name__}: {error}"
             with contextlib.suppress(RilievoError):
                 self._desk.log.event(None, self._clock.now(), "error", "remote", told[:1000])
+
+
+def _let_hear(sock: ssl.SSLSocket) -> None:
+    """Wait until a peer that TLS refused has gone: closing over what it has just sent would lose why."""
+    with contextlib.suppress(OSError, ValueError):
+        bare = socket.socket(fileno=sock.detach())
+        with bare:
+            bare.shutdown(socket.SHUT_WR)
+            bare.settimeout(0.3)
+            for _ in range(8):
+                if not bare.recv(4096):
+                    return
 
 
 def _words(greeting: Mapping[str, Any], session: str) -> dict[str, str]:

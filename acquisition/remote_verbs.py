@@ -42,10 +42,10 @@ Preview = Annotated[bool, typer.Option("--preview", help="A small picture (PNG),
 def _reached(
     server: str | None, certificate: Path | None, token: Path | None, data: Path | None, *, observing: bool = True
 ) -> Iterator[Remote]:
-    """Yield the server; a verb that only looks asks for no more than an observer may, where that can be chosen."""
+    """Yield the server; a verb asks for no higher role than it needs, where that can be chosen."""
     from acquisition.remote import connect
 
-    role = "observer" if observing and certificate is None and token is None else None
+    role = None if certificate or token else "observer" if observing else "operator"
     with connect(server, data=data, token=token, certificate=certificate, role=role, patience=5.0) as remote:
         yield remote
 
