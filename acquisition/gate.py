@@ -131,8 +131,10 @@ class _Peer:
         self.since = since
         self.seat: Seat | None = None
         self.serial: int | None = None
+        self.going = False
 
     def cut(self) -> None:
+        self.going = True
         with contextlib.suppress(OSError):
             self.line.sock.shutdown(socket.SHUT_RDWR)
 
@@ -266,7 +268,7 @@ class Gate(Daemon):  # type: ignore[misc]
             sock.close()
             return
         with self._lock:
-            strangers = [peer for peer in self._peers.values() if peer.seat is None]
+            strangers = [peer for peer in self._peers.values() if peer.seat is None and not peer.going]
             if len(strangers) >= self._bounds.strangers:
                 strangers[0].cut()
         with contextlib.suppress(OSError):
