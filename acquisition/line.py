@@ -104,7 +104,10 @@ class Line(SocketConnection):  # type: ignore[misc]
 
     def _fill(self, timeout: float | None) -> None:
         try:
-            self.sock.settimeout(timeout)
+            if timeout is None:
+                self._block(socket.SO_RCVTIMEO, None)
+            else:
+                self.sock.settimeout(timeout)
             piece = self.sock.recv(BUFFER)
         except (Overdue, OSError) as error:
             raise _told(error, "receiving") from None
@@ -121,14 +124,24 @@ class Line(SocketConnection):  # type: ignore[misc]
         del self._kept[:taken]
         while taken < size:
             try:
-                self.sock.settimeout(self._left())
-                count = self.sock.recv_into(view[taken : taken + _PIECE])
+                if self._tls:
+                    self.sock.settimeout(self._left())
+                    count = self.sock.recv_into(view[taken : taken + _PIECE])
+                else:
+                    self._block(socket.SO_RCVTIMEO, self._left())
+                    count = self.sock.recv_into(view[taken:], 0, socket.MSG_WAITALL)
             except (Overdue, OSError) as error:
                 raise _told(error, "receiving") from None
             if not count:
                 raise ConnectionClosedError("the other side closed the connection in mid-message")
             taken += count
         return whole
+
+    def _block(self, which: int, seconds: float | None) -> None:
+        """Let the system wait for much at once, at most so long: it wakes this thread once, not for each piece."""
+        whole = 0.0 if seconds is None else max(seconds, 1e-3)
+        self.sock.settimeout(None)
+        self.sock.setsockopt(socket.SOL_SOCKET, which, struct.pack("@ll", int(whole), int(whole % 1 * 1e6)))
 
     def send(self, data: bytes) -> None:
         """Send bytes; errors as :meth:`recv`."""
@@ -146,8 +159,12 @@ class Line(SocketConnection):  # type: ignore[misc]
             if left <= 0:
                 raise Overdue("the other side takes its messages too slowly")
             try:
-                self.sock.settimeout(min(left, self.patience))
-                count = self.sock.send(views[0][:_PIECE]) if self._tls else self.sock.sendmsg(views[:_MOST_PIECES])
+                if self._tls or size <= BUFFER:
+                    self.sock.settimeout(min(left, self.patience))
+                    count = self.sock.send(views[0][:_PIECE])
+                else:
+                    self._block(socket.SO_SNDTIMEO, min(left, self.patience))
+                    count = self.sock.sendmsg(views[:_MOST_PIECES])
             except (Overdue, OSError) as error:
                 raise _told(error, "sending") from None
             while views and count >= len(views[0]):
