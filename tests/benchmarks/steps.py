@@ -30,6 +30,7 @@ from simulators.instruments import TWIN, world_of
 
 CONVERGENCE = 5e-3  # rad, of the twin's probe
 LOOK = "field_of_view: 5 um, pixels: 128, dwell_time: 5 us"
+FINE_LOOK = "field_of_view: 5 um, pixels: 256, dwell_time: 10 us"
 IMAGING = "imaging: {beam_energy: 5 keV, probe_current: 1 nA, field_of_view: 5 um, pixels: 256, dwell_time: 5 us}\n"
 DEPTH = 5e-6 / 128 / (2 * CONVERGENCE)  # m: a ray at the probe's edge strays by half a pixel
 
@@ -94,7 +95,7 @@ def autofocus() -> tuple[float, int, float]:
 def stigmation() -> tuple[float, int, float]:
     """Return the largest error of a stigmator (share of full scale), the most frames, and the largest dose."""
     errors, frames, doses = [], [], []
-    steps = f"  - autofocus: {{range: 40 um, frames: 9, {LOOK}}}\n  - stigmation: {{range: 80 %, frames: 9, {LOOK}}}\n"
+    steps = f"  - autofocus: {{range: 40 um, frames: 9, {FINE_LOOK}}}\n  - stigmation: {{range: 80 %, frames: 9, {FINE_LOOK}}}\n"
     for seed, wanted in ((1, (0.2, -0.15)), (2, (-0.35, 0.1)), (3, (0.02, 0.38)), (4, (0.0, 0.0))):
         with twin(seed, wanted) as instrument:
             (_, found), _, _ = play(instrument, steps)
