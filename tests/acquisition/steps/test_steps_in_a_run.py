@@ -113,7 +113,7 @@ def test_an_adaptive_night_at_small_size(play):
     for old, new in (
         ("field_of_view: 10 um, pixels: 512, dwell_time: 10 us", "field_of_view: 5 um, pixels: 96, dwell_time: 5 us"),
         ("range: 40 um, frames: 9", "range: 40 um, frames: 7"),
-        ("range: 80 %, frames: 9", "range: 80 %, frames: 7"),
+        ("range: 80 %, frames: 9", "range: 80 %, frames: 7, pixels: 128"),
         ("bright: 40 %", "bright: 40 %, pixels: 64"),
         ("hold: 15 min", "hold: 1 min"),
         ("rate: 30 K/min", "rate: 100 K/min"),
