@@ -57,6 +57,8 @@ class Charge:
         The process that plays the run.
     opener : str
         ``module:function`` that opens the instrument.
+    attempt : float, s
+        See :data:`ATTEMPT`.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Charge:
     patience: float
     engine: Life
     opener: str
+    attempt: float = ATTEMPT
 
     @classmethod
     def read(cls, text: str) -> Charge:
@@ -270,7 +273,7 @@ class _Attempt:
         self._charge = charge
         self._reason = reason
         self._over = threading.Event()
-        self._deadline = time.monotonic() + ATTEMPT
+        self._deadline = time.monotonic() + charge.attempt
         self.verified = False
         self.sentence = ""
         self.data: Any = None
@@ -301,7 +304,7 @@ class _Attempt:
         path, memory = (Path(name) if name else None for name in (charge.instrument, charge.memory))
         with opened(path, charge.speed, memory) as instrument:
             safe_state = SafeState.of(instrument)
-            self._deadline = time.monotonic() + ATTEMPT + safe_state.longest
+            self._deadline = time.monotonic() + charge.attempt + safe_state.longest
             report = safe_state.enter(self._reason)
             self.time = instrument.clock.now()
             self.verified, self.sentence, self.data = report.verified, report.sentence, report.to_json()

@@ -161,6 +161,18 @@ def test_tried_again_until_it_is_safe(stage, wait_until):
     assert relieve(stage.folder) == "already safe"
 
 
+def test_an_attempt_that_hangs_is_begun_anew_and_nobody_comes_between(stage, wait_until):
+    engine = stage.sleeper()
+    guard = stage.post(Life.of(engine.pid), patience=0.2, opener="hangs_at_first", attempt=1.0)
+    engine.kill()
+    engine.wait()
+    wait_until(lambda: any("hangs, and is begun anew" in line["message"] for line in stage.journal()))
+    assert relieve(stage.folder, timeout=20) == "already safe"
+    assert guard.wait(5) == 0
+    assert (stage.folder / "asked").read_text() == "asked\nasked\n"
+    assert stage.state == "safe"
+
+
 def test_two_guards_never_watch_one_run(tmp_path):
     owner = Guard.start(tmp_path, run_id="a", patience=30.0)
     try:
