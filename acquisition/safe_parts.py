@@ -251,8 +251,8 @@ def _parts(given: SafePartFile, instrument: Instrument) -> list[Part]:
         parts = [Purge(instrument.gases[species], flow) for species, flow in flows.items()]
         if parts and given.lasting is not None:
             parts[-1].lasting = si(given.lasting)  # type: ignore[misc]
-    for part in parts:  # the heater must not wait long for a rate that is not taken
-        part.within = min(within, BLANKED) if isinstance(part, SetRate) else within  # type: ignore[misc]
+    for part in parts:
+        part.within = within  # type: ignore[misc]
     return parts
 
 

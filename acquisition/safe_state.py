@@ -23,6 +23,8 @@ TRIES = 3
 """How often a part is sent within its deadline, as long as its readback does not show it done."""
 LOOK = 0.5
 """s between two looks at a readback."""
+AHEAD = 5.0
+"""s after which the next part begins beside one whose first call has not come back."""
 HUNG = 10.0
 """Real seconds after which a thread that keeps virtual time from going on is passed over."""
 
@@ -301,8 +303,8 @@ class SafeState:
             for part in self._parts():
                 work = self._begin(part)
                 works.append(work)
-                # What is slow to show is looked at meanwhile; what is slow to be sent costs its deadline, and no more.
-                work.tried.wait(part.within)
+                # What is slow to show, or hangs, goes on within its own deadline beside the parts after it.
+                work.tried.wait(min(part.within, AHEAD))
                 if part.lasting:
                     self._clock.sleep(part.lasting)
             return [self._end(work, sent) for work in works]

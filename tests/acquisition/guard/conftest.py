@@ -141,4 +141,4 @@ def bench_with_loss():
         armed.append(seconds)
         return "heater to 25 degC"
 
-    return SimpleNamespace(description={"guard": {"patience": "7 s"}}, arm_loss=arm), armed, told
+    return SimpleNamespace(description={"guard": {"patience": "70 s"}}, arm_loss=arm), armed, told

@@ -75,7 +75,7 @@ def test_an_end_in_order_leaves_no_guard_and_touches_nothing(stage):
 
 def test_a_guard_that_is_killed_is_replaced_and_that_is_told(tmp_path, wait_until):
     told = []
-    owner = Guard.start(tmp_path, run_id="a", patience=5.0, tell=lambda level, message: told.append((level, message)))
+    owner = Guard.start(tmp_path, run_id="a", patience=60.0, tell=lambda level, message: told.append((level, message)))
     first = owner.pid
     try:
         os.kill(first, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_resumed_run_relieves_a_waiting_guard(stage, wait_until):
     assert not guard.alive
     assert stage.state == "relieved"
     assert stage.twin()[1:] == (pytest.approx(800.0), pytest.approx(7.436e-6, rel=1e-3))  # nothing was touched
-    again = Guard.start(stage.folder, run_id=stage.run_id, patience=5.0)
+    again = Guard.start(stage.folder, run_id=stage.run_id, patience=60.0)
     assert stage.state == "watching"
     again.dismiss()
     assert stage.state == "dismissed"
@@ -264,6 +264,6 @@ def test_devices_that_can_are_armed_while_the_guard_stands(tmp_path, bench_with_
         tmp_path, run_id="a", patience=patience_of(instrument), instrument=instrument,
         tell=lambda level, message: told.append((level, message)),
     )  # fmt: skip
-    assert armed == [7.0]
+    assert armed == [70.0]
     guard.dismiss()
-    assert armed == [7.0, 0.0]
+    assert armed == [70.0, 0.0]
