@@ -163,11 +163,11 @@ def test_tried_again_until_it_is_safe(stage, wait_until):
 
 def test_an_attempt_that_hangs_is_begun_anew_and_nobody_comes_between(stage, wait_until):
     engine = stage.sleeper()
-    guard = stage.post(Life.of(engine.pid), patience=0.2, opener="hangs_at_first", attempt=1.0)
+    guard = stage.post(Life.of(engine.pid), patience=0.2, opener="hangs_at_first", attempt=4.0)
     engine.kill()
     engine.wait()
     wait_until(lambda: any("hangs, and is begun anew" in line["message"] for line in stage.journal()))
-    assert relieve(stage.folder, timeout=20) == "already safe"
+    assert relieve(stage.folder, timeout=60) == "already safe"
     assert guard.wait(5) == 0
     assert (stage.folder / "asked").read_text() == "asked\nasked\n"
     assert stage.state == "safe"
