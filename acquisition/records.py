@@ -36,6 +36,10 @@ class Run:
         UTC, of the last change to finished, stopped, failed or safe.
     plan : mapping or None
         What the dry run foretold.
+    options : mapping or None
+        How it was started.
+    resumed : int
+        How often it went on after an interruption.
     """
 
     number: int
@@ -50,6 +54,8 @@ class Run:
     ended: datetime | None
     version: str
     plan: Mapping[str, Any] | None
+    options: Mapping[str, Any] | None = None
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class Action:
         planned, begun (an intent without an outcome), done, skipped, failed or stopped.
     attempts : int
         How often it was begun.
+    result : mapping or None
+        How far it has come, and what it found.
     """
 
     index: int
@@ -84,6 +92,7 @@ class Action:
     intent_time: datetime | None
     outcome_time: datetime | None
     message: str
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +245,7 @@ class Records:
                     row.intent_time,
                     row.outcome_time,
                     row.message,
+                    row.result,
                 )
                 for row in session.scalars(query)
             ]
@@ -400,6 +410,8 @@ def _run(row: tables.Run) -> Run:
         row.ended,
         row.version,
         row.plan,
+        row.options,
+        row.resumed,
     )
 
 
