@@ -101,6 +101,7 @@ class Post:
         self._lock = Lock(charge.folder / LOCK)
         self._claim = Lock(charge.folder / CLAIM)
         self._dismissed = False
+        self._gone = False
         self._hurry = False
         self._beaten = time.monotonic()
 
@@ -141,10 +142,11 @@ class Post:
             if (charge.folder / RELIEF).exists():
                 return "relieved"
             silent = time.monotonic() - self._beaten
-            dead = not charge.engine.alive
+            dead = self._gone or not charge.engine.alive
             if (dead or silent > charge.patience / 2) and not told:
                 self._say_state("waiting")
-                what = "has ended without leaving the run in order" if dead else "lives, and does not answer"
+                what = "has let go of it" if self._gone else "has ended" if dead else "lives, and does not answer"
+                what += " without leaving it in order" if dead else ""
                 self._note(
                     "warning",
                     f"the process that plays the run ({charge.engine.pid}) {what}; the guard waits until "
@@ -173,6 +175,8 @@ class Post:
             self._pipe = None
         elif b"end" in data:
             self._dismissed = True
+        elif b"gone" in data:
+            self._gone, self._beaten = True, time.monotonic()
         else:
             self._beaten = time.monotonic()
 
@@ -186,7 +190,7 @@ class Post:
         """Fence the process, and bring the instrument to its safe state."""
         engine = self._charge.engine
         self._say_state("taking")
-        if engine.alive:
+        if engine.alive and not self._gone:
             self._note(
                 "error",
                 f"the process that plays the run ({engine.pid}) has not answered for {self._charge.patience:g} s and "
@@ -237,7 +241,7 @@ class Post:
                 {
                     "state": state,
                     "guard": own.to_json(),
-                    "engine": self._charge.engine.to_json(),
+                    "engine": None if self._gone else self._charge.engine.to_json(),
                     "run": self._charge.run_id,
                     "patience": self._charge.patience,
                 },

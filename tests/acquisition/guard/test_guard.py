@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from acquisition.guard import Guard, enter_journal, patience_of, relieve
 from acquisition.guard_files import Life, Lock, read_journal, read_state
 from drivers.errors import RunError
 
+HERE = Path(__file__).parent
 SECONDS = 8.0
 """What it may take beyond its patience: a program starts, and the twin is built."""
 
@@ -39,7 +41,7 @@ def test_killed_and_nobody_goes_on(stage, wait_until):
     assert wait_until(lambda: not guard.alive) < 1.0 + SECONDS
     assert stage.state == "safe"
     told = assert_safe_and_logged(stage)
-    assert "has ended without leaving the run in order" in told[0]
+    assert "has ended without leaving it in order" in told[0]
     assert not read_journal(stage.folder)
 
 
@@ -171,6 +173,22 @@ def test_an_attempt_that_hangs_is_begun_anew_and_nobody_comes_between(stage, wai
     assert guard.wait(5) == 0
     assert (stage.folder / "asked").read_text() == "asked\nasked\n"
     assert stage.state == "safe"
+
+
+def test_an_owner_that_lets_go_lives_on_and_its_run_ends_safe(stage, monkeypatch, wait_until):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[2]), str(HERE)]))
+    guard = Guard.start(
+        stage.folder, run_id=stage.run_id, patience=60.0, memory=stage.folder / "asked", opener="openers:blanker_alone"
+    )
+    stage.processes.append(Life.of(guard.pid))
+    with suppress(RuntimeError), guard:
+        raise RuntimeError("the instrument does not answer")
+    wait_until(stage.journal)
+    assert stage.state == "waiting"
+    assert "has let go of it without leaving it in order" in stage.journal()[0]["message"]
+    os.kill(guard.pid, signal.SIGTERM)  # nobody will go on: do not wait any longer
+    wait_until(lambda: stage.state == "safe")
+    assert (stage.folder / "asked").read_text() == "asked\n"
 
 
 def test_two_guards_never_watch_one_run(tmp_path):
