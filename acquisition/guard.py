@@ -152,6 +152,8 @@ class Guard:
 
     def dismiss(self) -> None:
         """End the guard: the run is over, and left in order."""
+        if self._end.is_set():
+            return
         process = self._last_word(b"end\n")
         try:
             process.wait(10.0)
@@ -167,6 +169,8 @@ class Guard:
         The guard waits its patience for somebody who goes on, and then brings the instrument to its safe state; it
         leaves this process alone.
         """
+        if self._end.is_set():
+            return
         process = self._last_word(b"gone\n")
         threading.Thread(target=process.wait, name="guard: its end", daemon=True).start()
 
