@@ -102,7 +102,7 @@ class Guard:
         database : str or Path
             Of the log, as :meth:`acquisition.log.Log.open` takes it; without one the guard writes to its journal alone.
         instrument_path : Path, optional
-            The instrument's file, which is copied; the twin unless given.
+            The instrument's file, which is copied unless it lies in the run's folder; the twin unless given.
         speed : float, optional
             Of a simulated instrument.
         memory : Path, optional
@@ -123,7 +123,9 @@ class Guard:
         copied = ""
         if instrument_path is not None:
             copy = folder / INSTRUMENT
-            if copy.resolve() != instrument_path.resolve():
+            if instrument_path.resolve().parent == folder.resolve():
+                copy = instrument_path
+            else:
                 copy.write_bytes(instrument_path.read_bytes())
             copied = str(copy.resolve())
         target = str(database.resolve()) if isinstance(database, Path) else database

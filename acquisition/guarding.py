@@ -210,7 +210,8 @@ class Post:
                 pause(BACK_OFF[min(number, len(BACK_OFF) - 1)])
                 self._exec(number + 1)
             if attempt.verified:
-                self._note("warning", f"the guard took over: {attempt.sentence}", attempt.data, state="safe")
+                told = f"the guard took over, because {self._reason()}: {attempt.sentence}"
+                self._note("warning", told, attempt.data, state="safe")
                 self._say_state("safe")
                 self._deliver(attempt.time, tries=3)
                 return 0

@@ -26,6 +26,7 @@ def assert_safe_and_logged(stage):
         run = log.run(stage.run_id)
         events = [event for event in log.events(stage.run_id) if event.kind == "guard"]
     assert run.state == "safe"
+    assert "the guard took over, because the process that played the run" in run.reason
     assert "every part seen to be done" in run.reason
     assert events[-1].message == run.reason
     assert events[-1].data["report"]["verified"] is True
