@@ -46,6 +46,9 @@ STARTED = "alerts"
 ABOUT_ALERTS = "alert"
 """Kind of the events about alerts themselves, which make none."""
 
+RESUMED = "resume"
+"""Kind of the event that says what was decided about a run that was interrupted."""
+
 _STATES: Mapping[str, str] = MappingProxyType(
     {"failed": "failure", "safe": "safe", "suspended": "suspension", "finished": "finished", "stopped": "stopped"}
 )
@@ -57,13 +60,15 @@ _EVENTS: Mapping[str, str] = MappingProxyType(
 def kind_of(event: Event) -> str | None:
     """Return what kind of alert an event is; None where it is none.
 
-    A run's way into failed, safe, suspended, finished or stopped; warnings and errors of the watchdog, the guard, the
-    disk, the calendar; and every other error.
+    A run's way into failed, safe, suspended, finished or stopped; its being taken up after an interruption; warnings
+    and errors of the watchdog, the guard, the disk, the calendar; and every other error.
     """
     if event.kind in (STARTED, ABOUT_ALERTS):
         return None
     if event.kind == "state":
         return _STATES.get(event.message.partition(":")[0])
+    if event.kind == RESUMED:
+        return "resumed"
     if event.level in ("warning", "error") and event.kind in _EVENTS:
         return _EVENTS[event.kind]
     return "error" if event.level == "error" else None
@@ -231,7 +236,7 @@ class Alerts:
 
     def _follow(self) -> None:
         """Put what is new and worth it into the outbox."""
-        events, through = self._outbox.news(self._cursor, ["state"])
+        events, through = self._outbox.news(self._cursor, ["state", RESUMED])
         for event in events:
             kind = kind_of(event)
             if kind is None:

@@ -145,9 +145,19 @@ def open_instrument(
     source = instrument_document(path)
     instrument = Registry.discover().instrument(source, _clock(source, speed, memory, outage), memory)
     try:
+        _require_safety(instrument)
         yield instrument
     finally:
         instrument.close()
+
+
+def _require_safety(instrument: Instrument) -> None:
+    """Refuse an instrument whose file names a safe state or interlocks that it cannot have."""
+    from acquisition.interlocks import instrument_interlocks
+    from acquisition.safe_state import SafeState
+
+    SafeState.of(instrument)
+    instrument_interlocks(instrument)
 
 
 def start_live(capacity: int = 8, quality: LiveQuality = "preview", material: str = "Cu") -> Live:

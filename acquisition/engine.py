@@ -37,6 +37,8 @@ from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeState
 from acquisition.states import State, step
 from acquisition.store import Store
+from acquisition.timing import Timing
+from acquisition.watchdog import Pace, Watchdog
 from drivers.contract import Exposure, Instrument, Parameter, Scan
 from drivers.errors import DatabaseError, DeviceError, NotArrived, Response, RilievoError, RunError, StoreError
 from drivers.frame import Frame, Reading
@@ -52,8 +54,6 @@ SETTLE = 60.0
 """Seconds within which a parameter without a rate of its own must have arrived."""
 MARK = 10.0
 """Seconds of waiting after which the journal is told how far it has come, so that a resumed hold knows what is left."""
-HAND = 2.0
-"""Real seconds to wait for a setpoint that is being sent, before the safe state goes past it."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ class Engine:
         Where frames go for their heights.
     heights : callable, optional
         From a frame's number to the file for its heights; needed with ``feed``.
+    watchdog : Watchdog, optional
+        Is told what each action should take, and when it moves on.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Engine:
         *,
         feed: LiveFeed | None = None,
         heights: Callable[[int], Path] | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._instrument = instrument
         self._clock = instrument.clock
@@ -128,12 +131,13 @@ class Engine:
         self._feed = feed
         self._heights = heights or (lambda number: Path(f"{number:06d}.tif"))
         self._requests = Requests(self._clock)
+        self._watchdog = watchdog or Watchdog.of(instrument)
+        self._pace = Pace(Timing.of(instrument))
         self._endurance = Endurance.of(instrument)
-        self._safe_state = SafeState.of(instrument)
+        self.safe_state = SafeState.of(instrument)
         self._cures: dict[str, Callable[[], bool]] = {}
         self._state = State.IDLE
         self._lock = threading.Lock()
-        self._hand = threading.Lock()
         self._scanning = False
         self._scan: Scan | None = None
         self._darks: list[Frame] = []
@@ -183,39 +187,33 @@ class Engine:
         self._requests.stop(reason, at_once=True)
         self._break_off()
 
-    def suspend(self, reason: str, cause: str) -> None:
-        """Wait, beam off the sample, until ``cause`` is released; the frame that is being taken is taken again."""
-        self._requests.suspend(cause, reason)
+    # -- what interlocks and watchdog ask for: see acquisition.interlock_watch.Subject
+
+    def warn(self, message: str, data: Mapping[str, Any]) -> None:
+        """Tell the log something that changes nothing."""
+        self.tell("warning", "interlock", message, data)
+
+    def suspend(self, reason: str, rule: str) -> None:
+        """Wait, beam off the sample, until ``rule`` is released; the frame that is being taken is taken again."""
+        self._requests.suspend(rule, reason)
         self._break_off()
 
-    def release(self, cause: str) -> None:
+    def release(self, rule: str) -> None:
         """Take a suspension back."""
-        self._requests.release(cause)
+        self._requests.release(rule)
 
-    def warn(self, message: str, data: Mapping[str, Any] | None = None, kind: str = "interlock") -> None:
-        """Tell the log something that changes nothing."""
-        self.tell("warning", kind, message, data)
+    def stalled(self, what: str, waited: float, expected: float) -> None:
+        """Tell the log that an action makes no progress; times in s."""
+        data = {"what": what, "waited": waited, "expected": expected}
+        self.tell("error", "stall", f"{what} makes no progress: {waited:.0f} s, {expected:.0f} s were expected", data)
 
-    def make_safe(self, reason: str) -> bool:
-        """Bring the instrument to its safe state, in the thread that calls, whatever the engine's own thread does.
-
-        Returns
-        -------
-        bool
-            Whether every part of the safe state was verified.
-        """
+    def make_safe(self, reason: str) -> None:
+        """End the run as safe; whoever asks enters the safe state itself, or leaves it to the engine's thread."""
         self._requests.safe(reason)
         self._break_off()
-        # A setpoint that is on its way goes first, where it does not hang; none follows it.
-        held = self._hand.acquire(timeout=HAND)
-        try:
-            return self._safe_state.enter(reason, send=self._put, tell=self.tell).verified
-        finally:
-            if held:
-                self._hand.release()
 
     def give_up(self, reason: str) -> Outcome:
-        """End the run for an engine whose own thread hangs in a device; call after :meth:`make_safe`, elsewhere."""
+        """End the run for an engine whose own thread hangs in a device; call after :meth:`make_safe`."""
         self.tell("error", "stall", f"the engine's thread is given up: {reason}")
         return self._end(SafeRequest(reason))
 
@@ -248,7 +246,7 @@ class Engine:
             self._obey()
         except Exception as error:  # noqa: BLE001  every way out passes through the end
             end = error
-        return self._end(end)
+        return self._end(self._requests.safe_request or end)
 
     def _take_up(self, resumption: Resumption) -> int:
         """Bring instrument and engine to where the run was interrupted; return the action to go on with."""
@@ -278,6 +276,7 @@ class Engine:
             self._index = index
             self._log.intent(self._run_id, index, self._clock.now(), durable=_is_irreversible(action))
         self._show(action)
+        self._expect(action)
         if self._series is not None and getattr(action, "group", None) != self._series.group:
             self._series = None
         try:
@@ -288,6 +287,7 @@ class Engine:
         except Exception as error:
             self._outcome = (index, self._clock.now(), "failed", str(error))
             raise
+        self._watchdog.rest()
         self._outcome = (index, self._clock.now(), outcome, "")
         self._waited = self._marked = 0.0
 
@@ -296,6 +296,19 @@ class Engine:
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
             self._log.outcome(self._run_id, *outcome)
+
+    def _expect(self, action: Action) -> None:
+        """Tell the watchdog what an action should take."""
+        temperature = None
+        if isinstance(action, Ramp):
+            with suppress(RilievoError):
+                temperature = float(self._instrument.heater.temperature.read().value.to("K").magnitude)
+        wait, seconds = self._pace.of(action, temperature)
+        if isinstance(action, Acquire) and self._series is not None:
+            wait = max(self._series.began + si(action.offset) - self._clock.monotonic(), 0.0)
+        if isinstance(action, Ramp) and action.at_most is not None:
+            seconds = max(seconds, si(action.at_most))
+        self._watchdog.expect(action.address, seconds, wait=wait)
 
     def _execute(self, action: Action) -> str:
         """Do what one action says; return ``done`` when it is done, not when it was sent, or ``skipped``."""
@@ -321,6 +334,7 @@ class Engine:
                     f"{what}: {error}; retry {tries} of {self._endurance.retries} follows in {pause:g} s",
                     {"number": error.number, "code": error.code, "where": error.where, "retry": tries},
                 )
+                self._watchdog.rest()
                 self.wait(pause, counted=False)
                 self._reconnect(error)
 
@@ -333,22 +347,27 @@ class Engine:
     def _end(self, end: Exception | None) -> Outcome:
         """Leave the instrument as the way out asks, and tell the log how the run ended."""
         reason = _reason(end)
+        self._watchdog.rest()
         self._log_safely(self._tell_outcome)
         with suppress(RunError):
             self._enter(State.STOPPING, reason, {"end": _END.get(type(end), "safe")})
         if end is None or isinstance(end, StopRequest):
             outcome = Outcome(State.FINISHED if end is None else State.STOPPED, reason)
             failures = clean_up(self._instrument, self._put)
-            self._tell_end("cleanup", failures, "beam blanked, heater sent down, gas closed")
+            for failure in failures:
+                self.tell("error", "cleanup", failure)
+            if not failures:
+                self.tell("info", "cleanup", "beam blanked, heater sent down, gas closed")
+            failures = [f"cleanup: {'; '.join(failures)}"] if failures else []
         else:
-            report = self._safe_state.enter(reason, send=self._put, tell=self.tell)
+            report = self.safe_state.enter(reason, send=self._log_setpoint)
             brought = isinstance(end, SafeRequest | DeviceError | StoreError | DatabaseError)
             outcome = Outcome(State.SAFE if brought else State.FAILED, reason)
-            failures = report.failures
-            self._tell_end("safe state", failures, "the instrument is in its safe state")
+            failures = [] if report.verified else [report.sentence]
+            self.tell("error" if failures else "info", "safe state", report.sentence, report.to_json())
         if failures:
             told = "; ".join(failures)
-            outcome = Outcome(State.FAILED, f"{outcome.reason}; cleanup: {told}".removeprefix("; "))
+            outcome = Outcome(State.FAILED, f"{outcome.reason}; {told}".removeprefix("; "))
         # Only now: the reconstruction may keep one waiting, a hot sample may not.
         self._store_results(rest=True)
         for attempt in range(ATTEMPTS):
@@ -357,12 +376,6 @@ class Engine:
             if self._enter(outcome.state, outcome.reason):
                 return outcome
         return Outcome(outcome.state, f"{outcome.reason}; the log could not be told".removeprefix("; "))
-
-    def _tell_end(self, kind: str, failures: Sequence[str], well: str) -> None:
-        for failure in failures:
-            self.tell("error", kind, failure)
-        if not failures:
-            self.tell("info", kind, well)
 
     # -- requests and waiting
 
@@ -376,6 +389,7 @@ class Engine:
             return 0.0
         began = self._clock.monotonic()
         self._tell_outcome()
+        self._watchdog.rest()
         self._stand_still(began)
         self._enter(State.RUNNING)
         stood = self._clock.monotonic() - began
@@ -454,6 +468,7 @@ class Engine:
             return
         self._marked = waited
         elapsed = self._clock.monotonic() - self._series.began if self._series is not None else None
+        self._watchdog.progress()
         self._log_safely(self._log.mark, self._run_id, self._index, {"waited": waited, "series": elapsed})
 
     def wait_arrived(self, parameters: Sequence[Parameter], seconds: float, within: float | None = None) -> None:
@@ -556,15 +571,18 @@ class Engine:
     # -- parts of actions
 
     def send(self, parameter: Parameter, value: Q) -> None:
-        """Send a setpoint and log it; never after the safe state was asked for."""
-        with self._hand:
-            self._requests.raise_if_ended()
+        """Send a setpoint and log it; never once the safe state is being entered."""
+        self._requests.raise_if_ended()
+        with self.safe_state.sending():
             parameter.set(value)
         self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
 
     def _put(self, parameter: Parameter, value: Q) -> None:
         """Send a setpoint, and log it where the log still works."""
         parameter.set(value)
+        self._log_setpoint(parameter, value)
+
+    def _log_setpoint(self, parameter: Parameter, value: Q) -> None:
         now = self._clock.now()
         self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
 
@@ -587,11 +605,12 @@ class Engine:
             if self._requests.interrupts_frame:
                 self._requests.raise_if_ended()
                 return None
-            if beam:
-                column.unblank()
-            else:
-                column.blank()
-            exposure = detector.expose(scan)
+            with self.safe_state.sending():
+                if beam:
+                    column.unblank()
+                else:
+                    column.blank()
+                exposure = detector.expose(scan)
         except RilievoError:
             if not self._requests.interrupts_frame:
                 raise

@@ -121,6 +121,11 @@ class Requests:
             raise StopRequest(self._reason)
 
     @property
+    def safe_request(self) -> SafeRequest | None:
+        """Why the safe state was asked for, or None: whatever else went wrong meanwhile was a consequence."""
+        return None if self._safe is None else SafeRequest(self._safe)
+
+    @property
     def interrupts_frame(self) -> bool:
         """Whether the frame that is being taken is not wanted any more, or not now."""
         return self._at_once or self._pause_at_once or bool(self._causes)

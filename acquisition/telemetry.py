@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from acquisition.log import Log
+from acquisition.entry import Entries
 from drivers.contract import Instrument
 from drivers.errors import RilievoError
 from drivers.frame import Reading
@@ -17,7 +17,7 @@ class Telemetry:
     Parameters
     ----------
     instrument : Instrument
-    log : Log
+    log : Entries
     run_id : str or None
         None between runs.
     period : float, s
@@ -33,7 +33,7 @@ class Telemetry:
     """
 
     def __init__(
-        self, instrument: Instrument, log: Log, run_id: str | None, period: float = 10.0, batch: int = 30
+        self, instrument: Instrument, log: Entries, run_id: str | None, period: float = 10.0, batch: int = 30
     ) -> None:
         self._instrument = instrument
         self._log = log

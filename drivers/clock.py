@@ -70,6 +70,13 @@ class Clock(Protocol):
     def register(self, name: str) -> Participant:
         """Return a place for a thread; call it in the owner, before the thread starts."""
 
+    def free(self, after: float) -> str | None:
+        """Let time go on without a participant whose turn has lasted ``after`` real seconds; return its name, if any.
+
+        For whoever must act although a thread hangs in a call: real time needs no help, virtual time stands still for
+        the thread whose turn it is.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -147,6 +154,10 @@ class RealClock:
     def register(self, name: str) -> Participant:  # noqa: ARG002  real threads need no baton
         """Return a place that asks for nothing: real threads wait by themselves."""
         return _NoPlace()
+
+    def free(self, after: float) -> str | None:  # noqa: ARG002  nothing stands still for a thread
+        """Return None: real time goes on whoever hangs."""
+        return None
 
 
 class _Place:
@@ -236,6 +247,8 @@ class VirtualClock:
         self._places: list[_Place] = []
         self._threads: dict[int, _Place] = {}
         self._running: _Place | None = None
+        self._handed = time.monotonic()
+        """Real moment at which the baton changed hands."""
         self._registered = 0
         # Pacing: the real moment that belongs to the virtual one.
         self._anchor = time.monotonic() - (elapsed / speed if speed is not None else 0.0)
@@ -286,6 +299,19 @@ class VirtualClock:
             self._places.append(place)
             return place
 
+    def free(self, after: float) -> str | None:
+        """Take the baton from a participant that has held it for ``after`` real seconds; return its name, if any.
+
+        When its thread comes back it has no place any more: it waits like one that was never registered.
+        """
+        with self._lock:
+            place = self._running
+            if place is None or time.monotonic() - self._handed < after:
+                return None
+            self._threads = {thread: other for thread, other in self._threads.items() if other is not place}
+            self._remove(place)
+            return place.name
+
     def sleep(self, seconds: float) -> None:
         """Wait for ``seconds`` of this clock."""
         self._wait(max(0.0, seconds), None)
@@ -308,19 +334,26 @@ class VirtualClock:
     def _bind(self, place: _Place) -> None:
         with self._lock:
             self._threads[threading.get_ident()] = place
+            if place not in self._places:  # freed before its thread had begun
+                self._places.append(place)
             self._dispatch()
             self._await_baton(place)
 
     def _leave(self, place: _Place) -> None:
         with self._lock:
-            self._places.remove(place)
             self._threads.pop(threading.get_ident(), None)
-            if self._running is place:
-                self._running = None
-            self._dispatch()
-            if self._running is None:  # who comes next is not due yet: those who wait must learn for how long
-                for other in self._places:
-                    other.turn.notify()
+            self._remove(place)
+
+    def _remove(self, place: _Place) -> None:
+        """Go on without a place; it may have been freed already. Lock held."""
+        if place in self._places:
+            self._places.remove(place)
+        if self._running is place:
+            self._running = None
+        self._dispatch()
+        if self._running is None:  # who comes next is not due yet: those who wait must learn for how long
+            for other in self._places:
+                other.turn.notify()
 
     def _await_baton(self, place: _Place) -> None:
         """Wait until the baton is this place's. Call with the lock held."""
@@ -348,6 +381,7 @@ class VirtualClock:
             for watcher in self._watchers:
                 watcher(moment)
         self._running = place
+        self._handed = time.monotonic()
         place.turn.notify()
 
     def _next(self) -> tuple[float, _Place] | None:

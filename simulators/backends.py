@@ -43,6 +43,8 @@ class Figure:
         Takes the setpoint in SI and the world's time.
     """
 
+    prompt = True
+
     def __init__(
         self,
         world: World,
@@ -76,6 +78,8 @@ class Figure:
 class Blanker:
     """The beam's shutter: a :class:`drivers.contract.SwitchBackend`."""
 
+    prompt = True
+
     def __init__(self, world: World) -> None:
         self._world = world
 
@@ -94,3 +98,32 @@ class Blanker:
             beam = self._world.beam
             assert beam is not None  # noqa: S101
             return beam.blanked[-1][1]
+
+
+class Halt:
+    """What stops every axis of the stage when it is called."""
+
+    prompt = True
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self) -> None:
+        """Stop them."""
+        self._world.halt()
+
+
+class Reconnection:
+    """Makes a device's link anew when it is called: nothing to do for a twin, but it is counted."""
+
+    prompt = True
+
+    def __init__(self, world: World, role: str) -> None:
+        self._world = world
+        self._role = role
+
+    def __call__(self) -> None:
+        """Count it."""
+        with self._world.lock:
+            self._world.catch_up()
+            self._world.reconnections[self._role] = self._world.reconnections.get(self._role, 0) + 1

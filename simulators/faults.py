@@ -8,6 +8,7 @@ meant for comes back as it is::
     blanker = plan.wrap_switch("column.blanker", blanker, clock)
     scanner = plan.wrap_scan("detector", scanner, clock, ("A", "B", "C", "D"), blanker)
     clock = plan.wrap_clock(clock)                                  # first of all, where the time of day may jump
+    again = plan.wrap_call("heater", reconnect, clock)              # what reaches the device as a whole
     write = plan.wrap_write("disk", write, clock)                   # any function that writes
 
 A plan in YAML::
@@ -25,7 +26,9 @@ or what such names begin with (``heater`` for all of the heater).
 kind               natural targets        what happens
 =================  =====================  ============================================================================
 timeout            any                    the call takes ``wait`` and fails with DeviceTimeout
-disconnect         any                    every call fails at once with DeviceUnavailable
+disconnect         any                    every call, a reconnection too, fails at once with DeviceUnavailable; then the
+                                          device is there again
+hang               any                    the call does not return, not even after the duration; later ones do
 nonsense           any                    a figure reads ``value`` (NaN unless given), a switch the opposite of the
                                           truth, a scanner sends frames of one row less
 freeze             any                    the readback, its time included, stays what it was; with ``fresh: true`` the
@@ -66,6 +69,7 @@ Figure = TypeVar("Figure", bound=ReadBackend)
 Kind = Literal[
     "timeout",
     "disconnect",
+    "hang",
     "nonsense",
     "freeze",
     "drift",
@@ -92,16 +96,16 @@ DEFAULT_VALUES: Mapping[str, float] = {
 
 # Kinds by what the target's name begins with; the first that fits.
 _SUITABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("heater.temperature", ("timeout", "disconnect", "nonsense", "freeze", "drift", "thermocouple")),
-    ("gauge", ("timeout", "disconnect", "nonsense", "freeze", "drift", "pressure_burst")),
-    ("gases", ("timeout", "disconnect", "nonsense", "freeze", "stuck")),
+    ("heater.temperature", ("timeout", "disconnect", "hang", "nonsense", "freeze", "drift", "thermocouple")),
+    ("gauge", ("timeout", "disconnect", "hang", "nonsense", "freeze", "drift", "pressure_burst")),
+    ("gases", ("timeout", "disconnect", "hang", "nonsense", "freeze", "stuck")),
     ("detector.", ("segment_dead", "segment_saturated")),
-    ("detector", ("timeout", "disconnect", "nonsense", "freeze", "beam_trip")),
-    ("column.blanker", ("timeout", "disconnect", "stuck")),
-    ("column.probe_current", ("timeout", "disconnect", "drift", "beam_trip")),
+    ("detector", ("timeout", "disconnect", "hang", "nonsense", "freeze", "beam_trip")),
+    ("column.blanker", ("timeout", "disconnect", "hang", "stuck")),
+    ("column.probe_current", ("timeout", "disconnect", "hang", "drift", "beam_trip")),
     ("disk", ("disk_full",)),
     ("clock", ("clock_step",)),
-    ("", ("timeout", "disconnect", "nonsense", "freeze", "drift")),
+    ("", ("timeout", "disconnect", "hang", "nonsense", "freeze", "drift")),
 )
 _FITTING: Mapping[str, tuple[str, ...]] = {
     "thermocouple": ("heater",),
@@ -329,6 +333,15 @@ class FaultPlan(document.Strict):
 
         faults = self.of("clock")
         return SteppedClock(clock, faults, since) if faults else clock
+
+    def wrap_call(
+        self, name: str, call: Callable[[], None], clock: Clock, since: float | None = None
+    ) -> Callable[[], None]:
+        """Return what reaches a device as a whole, such as its reconnection, with the faults of its link."""
+        from simulators.faulty import FaultyCall
+
+        faults = self.of(name)
+        return FaultyCall(name, call, clock, faults, since) if faults else call
 
     def wrap_write(self, name: str, write: Callable[P, T], clock: Clock, since: float | None = None) -> Callable[P, T]:
         """Return a function that writes, and fails with ``OSError(ENOSPC)`` while the disk is full."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drivers.contract import (
     Column,
@@ -26,14 +26,16 @@ from drivers.contract import (
     Stage,
 )
 from drivers.errors import DriverError, InputError, LimitError
-from drivers.registry import Context, DetectorFile
+from drivers.registry import Context, DetectorFile, own_options
 from drivers.units import KEV, Q, format_quantity, quantity, si
 from simulators import options as options_of
-from simulators.backends import UNITS, Blanker, Figure
+from simulators.backends import UNITS, Blanker, Figure, Halt, Reconnection
 
 if TYPE_CHECKING:
     from simulators.memory import Memory
     from simulators.world import World
+
+Wrapped = TypeVar("Wrapped")
 
 TWIN = Path(__file__).with_name("twin.yaml")
 """The default instrument."""
@@ -94,6 +96,8 @@ def build(role: str, options: Mapping[str, Any], context: Context) -> Any:  # no
         context.closers.append(context.shared["twin"].close)
         context.finishers.append(lambda: context.shared["twin"].relive(partial(_again, context.shared["twin"])))
     world: World = context.shared["twin"]
+    again = world.faults.wrap_call(role, Reconnection(world, role), world.clock, world.origin)
+    context.reconnections[role] = _kept(world, again)
     builders: dict[str, Callable[[World, Context], Any]] = {
         "column": _column,
         "detector": _detector,
@@ -134,6 +138,14 @@ def _world(context: Context) -> World:
     return world
 
 
+def _kept(world: World, wrapped: Wrapped) -> Wrapped:
+    """Return what a plan of faults has wrapped; the world lets go of calls that hang in there when it is closed."""
+    release = getattr(wrapped, "release", None)
+    if release is not None:
+        world.releases.append(release)
+    return wrapped
+
+
 def _memory(context: Context, seed: int) -> Memory | None:
     """Open the twin's memory where it is to have one."""
     from simulators.memory import Memory, fingerprint
@@ -144,7 +156,9 @@ def _memory(context: Context, seed: int) -> Memory | None:
     driver = context.document.get(context.at)["driver"]
     entries = {**{role: data[role] for role in data if role != "gases"}, **data["gases"]}
     twins = {
-        role: entry for role, entry in entries.items() if isinstance(entry, dict) and entry.get("driver") == driver
+        role: own_options(entry)
+        for role, entry in entries.items()
+        if isinstance(entry, dict) and entry.get("driver") == driver
     }
     return Memory.open(context.memory, context.clock, seed, fingerprint(context.settings, twins))
 
@@ -179,7 +193,7 @@ def _parameter(
     return Parameter(
         name,
         unit,
-        world.faults.wrap(name, world.figures[name], world.clock, world.origin),
+        _kept(world, world.faults.wrap(name, world.figures[name], world.clock, world.origin)),
         world.clock,
         limits=Limits(limits[0] / scale, limits[1] / scale),
         tolerance=tolerance / scale,
@@ -229,7 +243,7 @@ def _column(world: World, context: Context) -> Column:
         make("stigmator_y", "percent", beam.stigmator[1], (-1.0, 1.0), 1e-3),
         make("beam_shift_x", "um", beam.shift[0], (-shift, shift), 1e-9),
         make("beam_shift_y", "um", beam.shift[1], (-shift, shift), 1e-9),
-        world.faults.wrap_switch("column.blanker", Blanker(world), world.clock, world.origin),
+        _kept(world, world.faults.wrap_switch("column.blanker", Blanker(world), world.clock, world.origin)),
     )
 
 
@@ -250,7 +264,14 @@ def _detector(world: World, context: Context) -> SegmentedDetector:
     diode = Diode(geometry, _amplifiers(world, geometry.names, given), world.stream("frames"), given.glow)
     world.diode = diode
     timing = ScanTiming(si(given.line), si(given.frame))
-    scanner = TwinScanner(world, timing, si(given.distortion))
+    scanner = world.faults.wrap_scan(
+        "detector",
+        TwinScanner(world, timing, si(given.distortion)),
+        world.clock,
+        geometry.names,
+        Blanker(world),
+        since=world.origin,
+    )
 
     def knobs(word: str) -> dict[str, Parameter]:
         settings = {amplifier.name: getattr(amplifier, word) for amplifier in diode.amplifiers}
@@ -264,9 +285,7 @@ def _detector(world: World, context: Context) -> SegmentedDetector:
         channels=Channels(diode, lambda: world.time),
         contrast=knobs("contrast"),
         brightness=knobs("brightness"),
-        backend=world.faults.wrap_scan(
-            "detector", scanner, world.clock, geometry.names, Blanker(world), since=world.origin
-        ),
+        backend=_kept(world, scanner),
         column=context.column,
         timing=timing,
         probe_diameter=world.beam.probe_diameter,
@@ -316,7 +335,7 @@ def _stage(world: World, context: Context) -> Stage:
         make("z", "mm", lift, 1e-6),
         make("rotation", "deg", 2.0 * math.pi, 1e-4),
         make("tilt", "deg", tilt, 1e-4),
-        world.halt,
+        Halt(world),
     )
 
 
@@ -402,5 +421,5 @@ def _gauge(world: World, context: Context) -> PressureGauge:
         return max(shown, 0.0)
 
     figure = Figure(world, "gauge.pressure", "Pa", read)
-    backend = world.faults.wrap("gauge.pressure", figure, world.clock, world.origin)
+    backend = _kept(world, world.faults.wrap("gauge.pressure", figure, world.clock, world.origin))
     return PressureGauge(Readable("gauge.pressure", "Pa", backend, world.clock))

@@ -76,6 +76,8 @@ class TwinScanner:
         Standard deviation of the probe current from row to row, as a share.
     """
 
+    prompt = True
+
     def __init__(self, world: World, timing: ScanTiming, distortion: float = 1e-3, flicker: float = 5e-4) -> None:
         self._world = world
         self._timing = timing

@@ -141,6 +141,10 @@ class World:
         """Middle of the last frame's field on the specimen, m, when its raster began."""
         self.closed = False
         self.faults = FaultPlan()
+        self.releases: list[Callable[[], None]] = []
+        """Called by :meth:`close`: each lets go of calls that hang."""
+        self.reconnections: dict[str, int] = {}
+        """How often each device was reconnected."""
         self.index = 0
         self.origin = clock.monotonic() if memory is None else memory.origin
         """On the clock's monotonic scale, when the world began; the times of faults count from there too."""
@@ -271,6 +275,8 @@ class World:
 
     def close(self) -> None:
         """Answer no more; what is remembered stays."""
+        for release in self.releases:
+            release()
         if self._unwatch is not None:
             self._unwatch()
         with self.lock:

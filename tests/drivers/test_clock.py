@@ -189,3 +189,60 @@ def test_a_clock_that_continues_another():
     assert moments == [3610.5]
     with pytest.raises(InputError, match="0 s or more after its start"):
         VirtualClock(elapsed=-1.0)
+
+
+def test_time_goes_on_without_a_thread_that_hangs():
+    clock = VirtualClock()
+    let_go, hangs = threading.Event(), threading.Event()
+    log = []
+    engine, other = clock.register("engine"), clock.register("other")
+
+    def hang():
+        with engine:
+            hangs.set()
+            let_go.wait(10)  # a call that does not come back
+            clock.sleep(5.0)  # and does after all: it waits like one that was never registered
+            log.append(("engine", clock.monotonic()))
+
+    def go_on():
+        with other:
+            clock.sleep(100.0)
+            log.append(("other", clock.monotonic()))
+
+    threads = [threading.Thread(target=work) for work in (hang, go_on)]
+    for thread in threads:
+        thread.start()
+    assert hangs.wait(5)
+    assert clock.free(3600.0) is None  # it has not hung for so long
+    time.sleep(0.02)
+    assert clock.free(0.01) == "engine"
+    threads[1].join(5)
+    assert log == [("other", 100.0)]
+    let_go.set()
+    threads[0].join(5)
+    assert log == [("other", 100.0), ("engine", 105.0)]
+    assert clock.free(0.0) is None
+    assert RealClock().free(0.0) is None
+
+
+def test_a_thread_that_was_freed_before_it_began_gets_its_place_back():
+    clock = VirtualClock()
+    late, other = clock.register("late"), clock.register("other")
+    time.sleep(0.02)
+    with clock._lock:
+        clock._dispatch()  # somebody waits, and it is the turn of the one that has not begun
+    time.sleep(0.02)
+    assert clock.free(0.01) == "late"
+    log = []
+
+    def work(place, name, seconds):
+        with place:
+            clock.sleep(seconds)
+            log.append((name, clock.monotonic()))
+
+    threads = [threading.Thread(target=work, args=part) for part in ((late, "late", 1.0), (other, "other", 2.0))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(log) == [("late", 1.0), ("other", 2.0)]

@@ -64,7 +64,7 @@ def test_what_is_booked_is_played_while_nobody_watches(rilievo, start, glance, d
         "ways: {note: {command: [sh, -c, 'cat >> told'], tell: [finished], limit: 100}}\n"
     )
     process = start("serve", "--json", "--keep-backups", "2")
-    until(lambda: (data / "told").exists())
+    until((data / "told").exists)
     second = start("serve", "--json")
     err = second.communicate(timeout=60)[1]
     assert second.returncode == 2

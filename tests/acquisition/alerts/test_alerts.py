@@ -59,6 +59,7 @@ def sent(desk, count):
         ("warning", "disk", "3 GB left", "disk"),
         ("info", "disk", "there is room again", None),
         ("warning", "missed", "a start was missed", "missed"),
+        ("info", "resume", "a hold goes on with what was left of it", "resumed"),
         ("warning", "readback", "the gauge does not answer", None),
         ("error", "cleanup", "could not close O2", "error"),
         ("error", "alert", "chat: given up", None),

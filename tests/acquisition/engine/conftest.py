@@ -33,6 +33,13 @@ from drivers.frame import Channel
 from drivers.geometry import annular
 from drivers.units import quantity
 
+SAFE_STATE = [
+    {"blank": "beam", "within": "5 s"},
+    {"heater": "25 degC", "within": "3 min"},
+    {"close": "reactive", "within": "30 s"},
+    {"close": "all", "within": "30 s"},
+]
+
 
 class Follows:
     """Goes where it is sent, at once or at a speed per second; can be made to fail."""
@@ -150,8 +157,9 @@ class FakeLive:
 class Bench:
     """What a test of the engine needs in one hand."""
 
-    def __init__(self, log, store, clock=None):
+    def __init__(self, log, store, clock=None, **description):
         self.log, self.store = log, store
+        self.description = {"safe_state": SAFE_STATE, **description}
         self.clock = clock or VirtualClock()
         self.journal = []
         self.blanker = Blanker(self.journal, self.clock)
@@ -203,7 +211,7 @@ class Bench:
         pressure = Readable("gauge.pressure", "Pa", Follows(self.clock, 1.0), self.clock)
         return Instrument(
             "bench", self.clock, column, detector, stage, heater, gases, PressureGauge(pressure),
-            truth=lambda: {"coverage": quantity(0.5, "")},
+            truth=lambda: {"coverage": quantity(0.5, "")}, description=self.description,
         )  # fmt: skip
 
     def night(self, actions, live=None, *, latency=2.0, capacity=8, period=10.0):

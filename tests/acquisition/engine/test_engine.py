@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
+from acquisition.ledger import Ledger
 from acquisition.requests import Requests, SafeRequest, Standstill, StopRequest
 from acquisition.states import WAYS, State, step
 from drivers.clock import RealClock, VirtualClock
@@ -220,7 +221,7 @@ LOG_METHODS = ("set_state", "intent", "outcome", "setpoint", "frame", "event")
     "error", [DatabaseError("gone"), MemoryError(), ValueError("odd")], ids=["lost", "memory", "bug"]
 )
 def test_a_log_that_fails_once_anywhere_leaves_the_instrument_safe(bench, configure, monkeypatch, method, call, error):
-    written, calls = getattr(bench.log, method), []
+    calls = []
 
     def fails(*arguments, **named):
         calls.append(arguments)
@@ -235,7 +236,8 @@ def test_a_log_that_fails_once_anywhere_leaves_the_instrument_safe(bench, config
         *frames(2),
     ]
     night = bench.night(actions)
-    monkeypatch.setattr(bench.log, method, fails)
+    written = getattr(night._ledger, method)
+    monkeypatch.setattr(night._ledger, method, fails)
     night.start()
     assert night.wait(60)
     outcome = night.finish()
@@ -538,7 +540,7 @@ def test_the_safe_state_does_not_wait_for_the_engine(bench, configure):
     night = real.night(actions)
     night.start()
     assert hangs.wait(30)
-    assert night.engine.make_safe("the heater is too hot")
+    assert night.make_safe("the heater is too hot").verified
     assert left_safe(real)  # while the engine's thread still hangs
     goes_on.set()
     assert night.wait(30)
@@ -607,19 +609,46 @@ def test_a_disk_that_stays_full_ends_safe_and_keeps_what_was_acknowledged(bench,
         bench.store.verify(frame.stored)
 
 
-def test_a_database_that_goes_away_still_leaves_the_instrument_safe(bench, configure, monkeypatch):
-    def gone(*arguments, **named):
-        raise DatabaseError("the database is gone")
+def cut_off(bench, monkeypatch, *, begin, end):
+    """Let the database refuse everything from one moment of the clock to another."""
+    write = bench.log.write
 
-    def cut(taken):
-        for name in ("event", "frame", "outcome", "set_state", "setpoint", "readings", "intent"):
-            monkeypatch.setattr(bench.log, name, gone)
+    def refuses(*arguments, **named):
+        if begin <= bench.clock.monotonic() < end:
+            raise DatabaseError("the database is gone")
+        return write(*arguments, **named)
 
-    bench.scanner.during = cut
-    outcome, _ = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(2)])
-    assert outcome.state is State.FAILED
-    assert "the database is gone" in outcome.reason
+    monkeypatch.setattr(bench.log, "write", refuses)
+
+
+def test_a_database_that_is_away_for_a_minute_loses_nothing(bench, configure, monkeypatch):
+    cut_off(bench, monkeypatch, begin=15.0, end=75.0)
+    outcome, run_id = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(5)])
+    assert outcome.state is State.FINISHED
+    assert [frame.number for frame in bench.log.frames(run_id)] == [0, 1, 2, 3, 4]
+    assert set(states(bench, run_id)) == {"done"}
+    told = [event.message for event in bench.log.events(run_id) if event.kind == "state"]
+    assert told == ["running", "suspended: the database is gone", "running", "stopping", "finished"]
+    assert not (bench.store.folder(run_id) / "sidecar.jsonl").exists()
+
+
+def test_a_database_that_stays_away_ends_safe_and_everything_waits_beside_the_frames(bench, configure, monkeypatch):
+    with monkeypatch.context() as patch:
+        cut_off(bench, patch, begin=15.0, end=1e9)
+        outcome, run_id = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(5)])
+    assert outcome.state is State.SAFE
+    assert "the database is gone; that has lasted for 1800 s" in outcome.reason
     assert left_safe(bench)
+    assert bench.log.run(run_id).state == "running"  # nobody could tell it
+    known = len(bench.log.frames(run_id))
+    (recovered,) = Ledger.recover(bench.log, bench.store.root)
+    assert recovered.entries > 0
+    assert recovered.reason == ""
+    assert bench.log.run(run_id).state == "safe"
+    kept = bench.log.frames(run_id)
+    assert len(kept) == known + 1  # the frame during which it went
+    for frame in kept:
+        bench.store.verify(frame.stored)
 
 
 def test_frames_without_imaging_are_refused(bench):

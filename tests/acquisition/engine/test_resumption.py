@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
+from acquisition.ledger import Ledger
 from acquisition.states import State
 from drivers.errors import RunError
 
@@ -47,16 +48,23 @@ PLANNED = [True, True, False, False, False, False]
 
 def die(bench, actions, arrange, live=None):
     """Play until ``arrange``'s trap kills the run's threads; return the run's id."""
+    night = bench.night(actions, live)
+    arrange(night)
+    bury(night)
+    return night.run_id
+
+
+def bury(night):
+    """Play until the engine's thread is killed, and let go of what the kernel takes from a dead process."""
     before, threading.excepthook = threading.excepthook, lambda arguments: None
     try:
-        night = bench.night(actions, live)
-        arrange(night)
         night.start()
         assert night.wait(30)
+        night.watch.close()
         night.telemetry.close()
+        night._ledger.close()
     finally:
         threading.excepthook = before
-    return night.run_id
 
 
 def trap(monkeypatch, target, name, call, *, after):
@@ -89,10 +97,10 @@ POINTS = [
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("target", "name", "call"), POINTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("target", "name", "call"), POINTS, ids=str)
 def test_killed_anywhere(bench, actions, monkeypatch, target, name, call, after):
     targets = {
-        "log": bench.log,
+        "log": Ledger,
         "store": bench.store,
         "scanner": bench.scanner,
         "heater": bench.backends["heater.temperature"],
@@ -290,12 +298,8 @@ def test_killed_again_and_again(bench, actions):
         deaths += 1
         assert deaths < 40
         night = bench.resumed(run_id, actions)
-        before, threading.excepthook = threading.excepthook, lambda arguments: None
         kill_when(bench, bench.clock.monotonic() + 25.0)(night)
-        night.start()
-        night.wait(30)
-        night.telemetry.close()
-        threading.excepthook = before
+        bury(night)
     assert deaths > 4
     assert [frame.dark for frame in bench.log.frames(run_id)] == PLANNED
     assert bench.log.run(run_id).state == "finished"
