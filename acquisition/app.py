@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drivers.errors import DiskFull, InputError, RunError, StoreError
 from drivers.units import si
@@ -19,10 +20,11 @@ from drivers.units import si
 if TYPE_CHECKING:
     from acquisition.actions import Action
     from acquisition.feed import Live, LiveResult
+    from acquisition.guard import Guard
     from acquisition.log import Log
     from acquisition.night import Night
     from acquisition.plan import Plan
-    from acquisition.recipe import LoadedRecipe
+    from acquisition.recipe import LoadedRecipe, Recipe
     from acquisition.records import FrameEntry, Run
     from acquisition.resumption import Resumption
     from acquisition.store import Store
@@ -244,6 +246,7 @@ def begin(
     DiskFull
         Where the disk has not the room that the plan foretells.
     """
+    from acquisition.ownership import Ownership
     from acquisition.recipe import compile_recipe
 
     _require_room(laboratory.folder, plan.disk_bytes)
@@ -264,7 +267,13 @@ def begin(
     )
     folder = laboratory.store.folder(run_id)
     _keep_instrument(folder, instrument, memory)
-    return _night(laboratory, run_id, actions, instrument, live)
+    with ExitStack() as stack:
+        stack.enter_context(Ownership.take(folder, OWNER))
+        guard = _guard(laboratory, run_id, speed, instrument)
+        stack.callback(guard.dismiss)
+        night = _night(laboratory, run_id, actions, instrument, live, loaded.recipe)
+        night.closers = stack.pop_all()
+        return night
 
 
 def _keep_instrument(folder: Path, instrument: Instrument, memory: Path | None) -> None:
@@ -286,14 +295,16 @@ def _night(
     actions: Sequence[Action],
     instrument: Instrument,
     live: Live | None,
+    recipe: Recipe,
     resumption: Resumption | None = None,
 ) -> Night:
     from acquisition.feed import LiveFeed
+    from acquisition.interlocks import instrument_interlocks, recipe_interlocks
     from acquisition.night import Night
-    from acquisition.ownership import Ownership
 
+    interlocks, _ = recipe_interlocks(recipe.interlocks, instrument, instrument_interlocks(instrument))
+    dose = recipe.limits.dose if recipe.limits is not None else None
     feed = LiveFeed(live, instrument.clock) if live is not None else None
-    owner = Ownership.take(laboratory.store.folder(run_id), OWNER)
     return Night(
         instrument,
         laboratory.log,
@@ -301,14 +312,46 @@ def _night(
         run_id,
         actions,
         feed=feed,
+        interlocks=interlocks,
         resumption=resumption,
-        owner=owner,
+        dose_limit=None if dose is None else si(dose),
     )
+
+
+def _guard(laboratory: Laboratory, run_id: str, speed: float | None, instrument: Instrument | None = None) -> Guard:
+    """Start the process that brings the instrument to its safe state should this one die or hang.
+
+    ``instrument``, where it is open already, arms its devices' own answer to a lost connection.
+    """
+    from acquisition.guard import Guard, patience_of
+
+    folder = laboratory.store.folder(run_id)
+    log, memory = laboratory.log, folder / MEMORY
+
+    def tell(level: str, message: str) -> None:
+        log.event(run_id, datetime.now(UTC) if instrument is None else instrument.clock.now(), level, "guard", message)
+
+    return Guard.start(
+        folder,
+        run_id=run_id,
+        database=log.engine.url.render_as_string(hide_password=False),
+        instrument_path=folder / INSTRUMENT,
+        speed=speed,
+        memory=memory if memory.exists() else None,
+        patience=patience_of(_description(folder / INSTRUMENT)),
+        tell=tell,
+        instrument=instrument,
+    )
+
+
+def _description(path: Path) -> Mapping[str, Any]:
+    description: Mapping[str, Any] = instrument_document(path).data
+    return description
 
 
 @contextmanager
 def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None = None) -> Iterator[Instrument]:
-    """Yield the instrument of a run that was interrupted, as it is now.
+    """Relieve the guard of a run that was interrupted, and yield the instrument as it is now, under a guard of its own.
 
     Parameters
     ----------
@@ -322,7 +365,8 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
     RunError
         For a run that has ended, is still being played, or whose instrument is not known.
     """
-    from acquisition.ownership import holder
+    from acquisition.guard import enter_journal, relieve
+    from acquisition.ownership import Ownership, holder
     from acquisition.resumption import refuse_ended
 
     run = laboratory.log.run(run_id)
@@ -337,8 +381,14 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
         )
     memory = folder / MEMORY
     speed = (run.options or {}).get("speed")
-    simulated = memory if memory.exists() else None
-    with open_instrument(folder / INSTRUMENT, speed, simulated, outage) as instrument:
+    with ExitStack() as stack:
+        stack.enter_context(Ownership.take(folder, OWNER))
+        relieve(folder)
+        stack.callback(_guard(laboratory, run.id, speed).dismiss)
+        simulated = memory if memory.exists() else None
+        instrument = stack.enter_context(open_instrument(folder / INSTRUMENT, speed, simulated, outage))
+        enter_journal(folder, laboratory.log, run.id, instrument.clock.now())
+        refuse_ended(laboratory.log.run(run.id))  # the guard may have ended it in the safe state
         yield instrument
 
 
@@ -358,12 +408,13 @@ def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Liv
     run = laboratory.log.run(run_id)
     laboratory.store.sweep(run.id)
     actions = actions_from_data([entry.arguments for entry in laboratory.log.actions(run.id)])
-    limits = parse_recipe(run.recipe_text, run.recipe_name).recipe.limits
+    recipe = parse_recipe(run.recipe_text, run.recipe_name).recipe
+    limits = recipe.limits
     longest = si(limits.outage) if limits is not None and limits.outage is not None else None
     longest = Endurance.of(instrument).longest_outage if longest is None else longest
     resumption = plan_resumption(laboratory.log, run.id, actions, instrument, longest)
     enter_resumption(laboratory.log, run.id, resumption)
-    return _night(laboratory, run.id, actions, instrument, live, resumption)
+    return _night(laboratory, run.id, actions, instrument, live, recipe, resumption)
 
 
 def interrupted(laboratory: Laboratory) -> list[Run]:

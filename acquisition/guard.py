@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from acquisition import guarding
 from acquisition.guard_files import (
@@ -49,12 +49,12 @@ Tell = Callable[[str, str], None]
 """Tells the log: level, message. Called from a thread of its own, which may wait for a database."""
 
 
-def patience_of(instrument: Instrument) -> float:
-    """Return how long the guard of an instrument waits, s of real time."""
+def patience_of(description: Mapping[str, Any]) -> float:
+    """Return how long the guard of an instrument waits, s of real time, by the instrument's description."""
     from drivers.safety import GuardFile
     from drivers.units import si
 
-    given = instrument.description.get("guard")
+    given = description.get("guard")
     return PATIENCE if given is None else si(GuardFile.model_validate(given).patience)
 
 

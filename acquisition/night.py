@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from acquisition.interlock_watch import InterlockWatch
 from acquisition.interlocks import Interlock, instrument_interlocks
 from acquisition.ledger import Ledger
 from acquisition.log import Log
-from acquisition.ownership import Ownership
 from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeReport
 from acquisition.states import State
@@ -51,8 +50,13 @@ class Night:
         The recipe's, beside the instrument's own.
     resumption : Resumption, optional
         Of a run that was interrupted.
-    owner : Ownership, optional
-        Says to other processes that this one plays the run; released at the end.
+    dose_limit : float, optional, C/m²
+        Of every area; the recipe's.
+
+    Attributes
+    ----------
+    closers : ExitStack
+        What belongs to the run and ends with it, last first: its guard, its lock.
 
     Notes
     -----
@@ -72,7 +76,7 @@ class Night:
         period: float = 10.0,
         interlocks: Sequence[Interlock] = (),
         resumption: Resumption | None = None,
-        owner: Ownership | None = None,
+        dose_limit: float | None = None,
     ) -> None:
         self.run_id = run_id
         self.instrument = instrument.name
@@ -89,6 +93,8 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
+            records=log,
+            dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)
         self.watch = InterlockWatch(
@@ -100,7 +106,7 @@ class Night:
         )
         self._actions = actions
         self._resumption = resumption
-        self._owner = owner
+        self.closers = ExitStack()
         self._outcome: Outcome | None = None
         self._ended = threading.Event()
         self._safe_for = 0.0
@@ -161,6 +167,5 @@ class Night:
         with suppress(RilievoError):
             self.telemetry.close()
         self._ledger.close()
-        if self._owner is not None:
-            self._owner.release()
+        self.closers.close()
         return self._outcome or Outcome(State.FAILED, "the engine's thread ended without an outcome")

@@ -132,7 +132,7 @@ def test_series_ends_when_its_condition_is_met(bench, configure, live):
     assert kept == 4  # coverage is 0.3 in frame 3, and 0.4 in frame 4, known 2 s later
     assert states(bench, run_id)[2:] == ["done"] * 4 + ["skipped"] * 6 + ["done"]
     (decision,) = [event for event in bench.log.events(run_id) if event.kind == "decision"]
-    assert decision.data["frame"] == 4
+    assert decision.data["frame"] == 3  # its number; the fourth
     assert decision.data["value"] == pytest.approx(0.4)
     assert decision.data["sigma"] == 0.01
     assert decision.data["threshold"] == {"value": 25.0, "unit": "%"}

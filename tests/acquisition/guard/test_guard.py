@@ -249,7 +249,7 @@ def test_a_number_that_was_given_to_another_process_is_not_killed(stage):
 def test_devices_that_can_are_armed_while_the_guard_stands(tmp_path, bench_with_loss):
     instrument, armed, told = bench_with_loss
     guard = Guard.start(
-        tmp_path, run_id="a", patience=patience_of(instrument), instrument=instrument,
+        tmp_path, run_id="a", patience=patience_of(instrument.description), instrument=instrument,
         tell=lambda level, message: told.append((level, message)),
     )  # fmt: skip
     assert armed == [7.0]
