@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -348,6 +348,35 @@ class Alerts:
         news = self._heartbeat.beat(self._well())
         if news is not None:
             self._tell("warning", news)
+
+
+@contextmanager
+def telling(folder: Path, log: Log, well: Well | None = None, grace: float = 10.0) -> Iterator[Alerts | None]:
+    """Tell what happens meanwhile, as a data folder's settings say; yields None where it has none.
+
+    Parameters
+    ----------
+    folder : Path
+    log : Log
+    well : callable, optional
+        See :meth:`Alerts.start`.
+    grace : float, s
+        For what is still to be delivered in the end; the rest waits for the next start.
+
+    Raises
+    ------
+    DocumentError
+        As :meth:`Alerts.of`, before anything begins.
+    """
+    alerts = Alerts.of(folder, log)
+    if alerts is None:
+        yield None
+        return
+    alerts.start(well)
+    try:
+        yield alerts
+    finally:
+        alerts.close(grace)
 
 
 def _wording(kind: str, event: Event) -> tuple[str, str]:

@@ -182,3 +182,17 @@ def test_alerts_as_people_see_them(rilievo, glance, data):
     assert "a password does not belong into this file" in refused.error["message"]
     with Log.open(data / "rilievo.db") as log:
         assert len(Outbox(log).alerts(["sent"])) == 1
+
+
+def test_a_run_without_a_server_is_told_too(rilievo, glance, data):
+    data.mkdir()
+    (data / "alerts.yaml").write_text("ways: {note: {command: [sh, -c, 'cat >> told; echo >> told'], limit: 100}}\n")
+    answer = rilievo("run", glance, "--no-heights", "--json")
+    assert answer.code == 0, answer.err
+    (told,) = [json.loads(line) for line in (data / "told").read_text().splitlines()]
+    assert (told["kind"], told["run"]) == ("finished", answer.json["id"])
+    (data / "alerts.yaml").write_text("ways: {note: {comand: [sh]}}\n")
+    refused = rilievo("run", glance, "--no-heights", "--json")
+    assert refused.code == 2
+    assert "did you mean 'command'" in refused.error["message"]
+    assert len(rilievo("runs", "--json").json) == 1
