@@ -36,7 +36,7 @@ class Night:
     actions : sequence of Action
     feed : LiveFeed, optional
     period : float, s
-        Between two samples of the telemetry.
+        Between two samples of the telemetry; the instrument's own unless given.
 
     Notes
     -----
@@ -53,7 +53,7 @@ class Night:
         actions: Sequence[Action],
         *,
         feed: LiveFeed | None = None,
-        period: float = 10.0,
+        period: float | None = None,
     ) -> None:
         self.run_id = run_id
         self._clock = instrument.clock

@@ -485,6 +485,8 @@ class Instrument:
         What only a simulator knows, by name: coverage, sample temperature, …
     close : callable
         Lets go of the hardware.
+    telemetry : float, s
+        Between two looks at all channels.
     """
 
     name: str
@@ -498,6 +500,7 @@ class Instrument:
     description: Mapping[str, Any] = field(default_factory=dict)
     truth: Callable[[], Mapping[str, Q]] | None = None
     close: Callable[[], None] = lambda: None
+    telemetry: float = 10.0
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

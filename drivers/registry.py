@@ -32,6 +32,8 @@ from drivers.geometry import DetectorGeometry, Segment
 from drivers.units import Angle, Duration, Energy, Length, Pressure, Q, format_quantity, si
 
 GROUP = "rilievo.drivers"
+TELEMETRY = (0.1, 600.0)
+"""Shortest and longest time between two looks at all channels, s."""
 Device = TypeVar("Device")
 Options = TypeVar("Options", bound=Strict)
 
@@ -106,12 +108,28 @@ class GasRulesFile(Strict):
     purge_at_least: Duration | None = None
 
 
+class TelemetryFile(Strict):
+    """How often all channels are read and logged."""
+
+    every: Duration
+
+    def impossible(self) -> Iterator[tuple[Address, str]]:
+        """Yield what cannot be, each with its place in the document."""
+        low, high = TELEMETRY
+        if not low <= si(self.every) <= high:
+            yield (
+                ("telemetry", "every"),
+                f"expected {low:g} s (10 Hz) to {high:g} s; got {format_quantity(self.every)}",
+            )
+
+
 class InstrumentFile(Strict):
     """An instrument, as a YAML file describes it."""
 
     name: str = Field(min_length=1, max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
     gas_rules: GasRulesFile | None = None
+    telemetry: TelemetryFile | None = None
     column: DeviceFile
     detector: DeviceFile
     stage: DeviceFile
@@ -245,6 +263,9 @@ class Registry:
         """
         file = source.validate(InstrumentFile)
         context = Context(clock or RealClock(), source, file.settings)
+        if file.telemetry is not None:
+            told = file.telemetry.impossible()
+            context.problems.extend(context.document.problem(message, place) for place, message in told)
         try:
             devices = self._build_all(file, context)
             if context.problems:
@@ -275,6 +296,7 @@ class Registry:
             description=source.data,
             truth=context.truth,
             close=lambda: _close(context),
+            **({} if file.telemetry is None else {"telemetry": si(file.telemetry.every)}),
         )
 
     def _build_all(self, file: InstrumentFile, context: Context) -> dict[str, Any]:
