@@ -74,6 +74,7 @@ class Telemetry:
         self._writing: Future[Rows] | None = None
         self._silent: set[str] = set()
         self._truth_due = 0.0
+        self._sampled = 0.0
         self._listeners: list[Listener] = []
         self._end = self._clock.signal()
         self._place = self._clock.register("telemetry")
@@ -116,14 +117,16 @@ class Telemetry:
                 # From due time to due time: what a sample takes does not add up over a night.
                 due = max(due + self._period, self._clock.monotonic())
                 self._end.wait(due - self._clock.monotonic())
-            self._sample()
+            if self._clock.monotonic() > self._sampled:
+                self._sample()
 
     def _sample(self) -> None:
+        self._sampled = self._clock.monotonic()
         readings, failures = self._instrument.read_all()
         self.latest = readings
         self._rows.extend(readings.items())
         messages = {name: error.message for name, error in failures.items()}
-        if self._clock.monotonic() >= self._truth_due:
+        if self._clock.monotonic() >= self._truth_due - self._period / 2:
             self._truth_due = self._clock.monotonic() + TRUTH
             messages |= self._sample_truth()
         elif "truth" in self._silent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -19,8 +20,9 @@ from drivers.units import quantity
 
 def sample(telemetry: Telemetry, clock, seconds: float) -> None:
     """Let it run for a while."""
-    with clock.register("test"):
-        telemetry.start()
+    place = clock.register("test")
+    telemetry.start()
+    with place:
         clock.sleep(seconds)
         telemetry.end()
     telemetry.close()
@@ -38,8 +40,8 @@ def test_ten_times_a_second_nothing_is_lost(bench, tmp_path):
 
 
 def test_the_instruments_file_says_how_often(bench):
-    bench.instrument.telemetry = 20.0
-    sample(Telemetry(bench.instrument, bench.log, None), bench.clock, 59.0)
+    instrument = dataclasses.replace(bench.instrument, telemetry=20.0)
+    sample(Telemetry(instrument, bench.log, None), bench.clock, 59.0)
     assert len(bench.log.series(None, "gauge.pressure").values) == 4
 
 
@@ -48,8 +50,9 @@ def test_what_is_read_while_the_database_refuses_waits_beside(bench, tmp_path):
     telemetry = Telemetry(bench.instrument, ledger, None, 1.0, seconds=5.0)
     bench.log._writer._connect()
     bench.log._writer._raw.execute("PRAGMA query_only=ON")
-    with bench.clock.register("test"):
-        telemetry.start()
+    place = bench.clock.register("test")
+    telemetry.start()
+    with place:
         bench.clock.sleep(30.0)
         assert "may not be written" in ledger.stranded
         bench.log._writer._raw.execute("PRAGMA query_only=OFF")
@@ -65,8 +68,9 @@ def test_without_a_ledger_it_keeps_what_it_can_and_tells_what_it_lost(bench, mon
     telemetry = Telemetry(bench.instrument, bench.log, None, 1.0, seconds=5.0, bound=20 * 29)
     real = bench.log.readings
     monkeypatch.setattr(bench.log, "readings", refuse)
-    with bench.clock.register("test"):
-        telemetry.start()
+    place = bench.clock.register("test")
+    telemetry.start()
+    with place:
         bench.clock.sleep(60.0)
         monkeypatch.setattr(bench.log, "readings", real)
         telemetry.end()
@@ -104,8 +108,9 @@ def test_listeners_get_every_sample_and_one_that_fails_is_left_out(bench):
 
 def test_a_channel_that_becomes_something_else_does_not_take_the_others_along(bench):
     telemetry = Telemetry(bench.instrument, bench.log, None, 1.0, seconds=2.0)
-    with bench.clock.register("test"):
-        telemetry.start()
+    place = bench.clock.register("test")
+    telemetry.start()
+    with place:
         bench.clock.sleep(5.0)
         bench.instrument.gauge.pressure.unit = "K"
         bench.clock.sleep(5.0)
@@ -130,7 +135,7 @@ def silent() -> tuple:
 
 
 def test_a_slow_log_delays_no_sample_of_real_hardware(bench, monkeypatch):
-    monkeypatch.setattr(bench.instrument, "clock", RealClock())
+    instrument = dataclasses.replace(bench.instrument, clock=RealClock())
     gate, real = threading.Event(), bench.log.readings
 
     def slow(run_id, rows):
@@ -138,7 +143,7 @@ def test_a_slow_log_delays_no_sample_of_real_hardware(bench, monkeypatch):
         real(run_id, rows)
 
     monkeypatch.setattr(bench.log, "readings", slow)
-    telemetry = Telemetry(bench.instrument, bench.log, None, 0.002, rows=1)
+    telemetry = Telemetry(instrument, bench.log, None, 0.002, rows=1)
     enough = threading.Event()
     seen = []
     telemetry.listen(lambda readings: (seen.append(1), enough.set() if len(seen) >= 10 else None))
