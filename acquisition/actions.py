@@ -302,3 +302,15 @@ def actions_from_json(text: str | bytes) -> tuple[Action, ...]:
     """Return the sequence that :func:`actions_to_json` wrote."""
     actions: tuple[Action, ...] = _list_adapter().validate_json(text)
     return actions
+
+
+def actions_from_data(data: Iterable[Mapping[str, Any]]) -> tuple[Action, ...]:
+    """Return the actions that a run's journal holds as JSON data.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For data that are not actions of this version.
+    """
+    actions: tuple[Action, ...] = _list_adapter().validate_python(tuple(data))
+    return actions

@@ -164,6 +164,10 @@ class Entries:
         values = {"run_id": run_id, "index": index, "time": time, "outcome": outcome, "message": message}
         self._say("outcome", {**values, "result": _json(result)}, durable=durable)
 
+    def mark(self, run_id: str, index: int, result: Mapping[str, Any]) -> None:
+        """Enter how far an action has come, or what it found; the latest word replaces what stood there."""
+        self._say("mark", {"run_id": run_id, "index": index, "result": _json(result)}, durable=False)
+
     def advance(
         self,
         run_id: str,

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from acquisition import database, tables
@@ -100,6 +100,14 @@ class Log(Records, Entries):
         ):
             yield session
 
+    def query(self) -> contextlib.AbstractContextManager[Session]:
+        """Return a session that reads, for who keeps a table of its own (alerts, bookings)."""
+        return self._reading()
+
+    def transaction(self) -> contextlib.AbstractContextManager[Session]:
+        """Return a session that writes, durably and as a whole, for who keeps a table of its own."""
+        return self._writing()
+
     def create_run(
         self,
         *,
@@ -113,6 +121,7 @@ class Log(Records, Entries):
         started: datetime,
         version: str,
         plan: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """Enter a run and its whole journal; return its id, such as ``20260101-180000-copper-redox``.
 
@@ -131,6 +140,8 @@ class Log(Records, Entries):
             Of the program.
         plan : mapping, optional
             What the dry run foretold.
+        options : mapping, optional
+            How the run was started: enough to resume it.
         """
         with self._writing() as session:
             run_id = _free_id(session, name, started)
@@ -147,6 +158,8 @@ class Log(Records, Entries):
                 ended=None,
                 version=version,
                 plan=None if plan is None else dict(plan),
+                options=None if options is None else dict(options),
+                resumed=0,
             )
             session.add(run)
             session.flush()
@@ -154,6 +167,33 @@ class Log(Records, Entries):
             if rows:
                 session.execute(insert(tables.Action), rows)
         return run_id
+
+    def resumed(self, run_id: str, done: Mapping[int, datetime], again: Sequence[int]) -> None:
+        """Enter that a run goes on after an interruption, all or nothing.
+
+        Parameters
+        ----------
+        run_id : str
+        done : mapping of int to datetime
+            Actions without an outcome whose frames are there, and when.
+        again : sequence of int
+            Actions that are planned anew.
+        """
+        row, run = tables.Action, tables.Run
+        options = {"synchronize_session": False}
+        with self._writing() as session:
+            for index, time in done.items():
+                values = {
+                    "state": "done",
+                    "outcome_time": time,
+                    "message": "its frames were there after an interruption",
+                }
+                change = update(row).where(row.run_id == run_id, row.index == index).values(**values)
+                session.execute(change, execution_options=options)
+            change = update(row).where(row.run_id == run_id, row.index.in_(again)).values(state="planned", result=None)
+            session.execute(change, execution_options=options)
+            change = update(run).where(run.id == run_id).values(resumed=run.resumed + 1)
+            session.execute(change, execution_options=options)
 
     def write(self, entries: Sequence[Entry], *, durable: bool, mark: Mark | None = None) -> int | None:
         """Enter in one transaction, with the mark of the ledger they come from; return the last one's key, if any.

@@ -13,8 +13,10 @@ from typing import Any
 from acquisition.actions import Action
 from acquisition.chamber import Chamber, chamber_of
 from acquisition.dry_run import DryRun
+from acquisition.foretold import foretold
 from acquisition.gas_rules import GasRules
 from acquisition.imaging import ImagingText, LimitsText
+from acquisition.interlocks import instrument_interlocks, recipe_interlocks
 from acquisition.recipe import LoadedRecipe, in_order, load_recipe, outline, written_steps
 from acquisition.setpoint_limits import SetpointLimits
 from acquisition.steps import Step
@@ -102,7 +104,7 @@ def check(
     timing: Timing | None = None,
     chamber: Chamber | None = None,
 ) -> Plan:
-    """Play a recipe dry against an instrument's limits, gas rules and timing.
+    """Play a recipe dry against an instrument's limits, gas rules, interlocks and timing.
 
     Parameters
     ----------
@@ -124,9 +126,14 @@ def check(
     found = list(SetpointLimits(instrument, loaded.recipe.limits).recipe(loaded.recipe))
     found += _first_of_each(dry.findings(rules))
     found += [(("limits", "dose"), message) for message in dry.over_dose()]
+    own = instrument_interlocks(instrument)
+    added, problems = recipe_interlocks(loaded.recipe.interlocks, instrument, own)
+    ahead = list(foretold([*own, *added], moments, instrument, chamber))
+    found += problems
+    found += _first_of_each((one.action, one.message) for one in ahead if one.then != "warn")
     if found:
         raise in_order([loaded.document.problem(message, place) for place, message in found])
-    return _sums(loaded.recipe.name, dry)
+    return _sums(loaded.recipe.name, dry, [f"{one.action.address}: {one.message}" for one in ahead])
 
 
 def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address, str]]:
@@ -138,7 +145,7 @@ def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address
     return [(place, message) for (place, _), message in first.items()]
 
 
-def _sums(name: str, dry: DryRun) -> Plan:
+def _sums(name: str, dry: DryRun, warnings: list[str]) -> Plan:
     return Plan(
         name=name,
         duration=dry.duration,
@@ -150,7 +157,7 @@ def _sums(name: str, dry: DryRun) -> Plan:
         maximum_temperature=dry.maximum_temperature,
         maximum_pressure=dry.maximum_pressure,
         timeline=tuple(timeline(dry.moments)),
-        notes=tuple(dict.fromkeys(notes(dry))),
+        notes=tuple(dict.fromkeys([*notes(dry), *warnings])),
     )
 
 

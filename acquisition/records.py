@@ -49,6 +49,10 @@ class Run:
         UTC, of the last change to finished, stopped, failed or safe.
     plan : mapping or None
         What the dry run foretold.
+    options : mapping or None
+        How it was started.
+    resumed : int
+        How often it went on after an interruption.
     """
 
     number: int
@@ -63,6 +67,8 @@ class Run:
     ended: datetime | None
     version: str
     plan: Mapping[str, Any] | None
+    options: Mapping[str, Any] | None = None
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,8 @@ class Action:
         planned, begun (an intent without an outcome), done, skipped, failed or stopped.
     attempts : int
         How often it was begun.
+    result : mapping or None
+        How far it has come, and what it found.
     """
 
     index: int
@@ -97,6 +105,7 @@ class Action:
     intent_time: datetime | None
     outcome_time: datetime | None
     message: str
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +238,7 @@ class Records:
                     row.intent_time,
                     row.outcome_time,
                     row.message,
+                    row.result,
                 )
                 for row in session.scalars(query)
             ]
@@ -379,6 +389,8 @@ def _run(row: tables.Run) -> Run:
         row.ended,
         row.version,
         row.plan,
+        row.options,
+        row.resumed,
     )
 
 

@@ -303,7 +303,11 @@ class AlertRow(Base):
     """A message to somebody outside, on one of the ways there are; it stays until it was delivered or given up."""
 
     __tablename__ = "alerts"
-    __table_args__ = (_one_of("state", ALERT_STATES), Index(None, "state", "due"))
+    __table_args__ = (
+        _one_of("state", ALERT_STATES),
+        Index(None, "state", "due"),
+        UniqueConstraint("event_number", "channel"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[str | None] = mapped_column(String(120), ForeignKey("runs.id"))
@@ -312,7 +316,11 @@ class AlertRow(Base):
     kind: Mapped[str] = mapped_column(String(64))
     title: Mapped[str]
     text: Mapped[str]
-    channel: Mapped[str] = mapped_column(String(64), doc="Name of the way: mail, webhook, command.")
+    channel: Mapped[str] = mapped_column(String(64), doc="Name of the way, as the settings call it.")
+    event_number: Mapped[int | None] = mapped_column(_Key, doc="Of the event that it tells; no way tells one twice.")
+    key: Mapped[str] = mapped_column(
+        String(32), doc="The same on every attempt, so that a receiver knows a repetition."
+    )
     state: Mapped[str] = mapped_column(String(16))
     attempts: Mapped[int]
     due: Mapped[datetime] = mapped_column(doc="When it is tried next.")

@@ -73,6 +73,7 @@ class Writer:
             "set_state": self._set_state,
             "intent": self._intent,
             "outcome": self._outcome,
+            "mark": self._marked,
             "setpoint": self._insert("setpoint"),
             "readings": self._readings,
             "frame": self._insert("frame", keyed=True),
@@ -232,6 +233,9 @@ class Writer:
     def _outcome(self, cursor: Any, values: Row) -> None:
         self._change(cursor, "outcome", values, f"run {values['run_id']!r} has no action {values['index']}")
 
+    def _marked(self, cursor: Any, values: Row) -> None:
+        self._change(cursor, "result", values, f"run {values['run_id']!r} has no action {values['index']}")
+
     def _event(self, cursor: Any, values: Row) -> int:
         if not self._sqlite:
             # Numbers become visible in their order, so that a reader of what came after n misses none.
@@ -338,6 +342,7 @@ def _statements(dialect: Dialect) -> dict[str, str]:
             message=bindparam("message"),
             result=func.coalesce(bindparam("result", type_=action.result.type), action.result),
         ),
+        "result": update(action).where(*this_action).values(result=bindparam("result", type_=action.result.type)),
         "setpoint": insert(tables.Setpoint).values(_named(tables.Setpoint, but="id")),
         "correction": insert(tables.CorrectionRow).values(_named(tables.CorrectionRow, but="id")),
         "frame": insert(tables.FrameRow).values(_named(tables.FrameRow, but="id")).returning(tables.FrameRow.id),
