@@ -57,7 +57,7 @@ def play(instrument: Instrument, steps: str) -> tuple[list[dict], list[tuple[flo
     with tempfile.TemporaryDirectory() as folder, Log.open(Path(folder) / "x.db") as log, Store(Path(folder)) as store:
         append = store.append
 
-        def noted(run_id, number, frame):  # noqa: ANN001, ANN202
+        def noted(run_id, number, frame):
             places.append(world.scanned_at)
             drifts.append(tuple(world.drift.offset[:2]))
             return append(run_id, number, frame)
