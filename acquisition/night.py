@@ -104,6 +104,7 @@ class Night:
             self.engine.safe_state,
             watchdog=watchdog,
         )
+        self.telemetry.listen(self.watch.push_all)
         self._actions = actions
         self._resumption = resumption
         self.closers = ExitStack()
