@@ -706,7 +706,7 @@ class Engine:
                     column.unblank()
                 else:
                     column.blank()
-                exposure = detector.expose(scan)
+            exposure = detector.expose(scan)
         except RilievoError:
             if not self._requests.interrupts_frame:
                 raise
