@@ -160,13 +160,14 @@ class Patients:
         """Take what drivers offer to make a device's link anew, by role."""
         self._again.update(functions)
 
-    def reconnect(self, role: str) -> None:
+    def reconnect(self, name: str) -> None:
         """Try a device again; see :class:`drivers.contract.Instrument`.
 
         A device of which too many calls had hung is tried again even where its driver offers nothing.
         """
-        if role not in self._of:
-            raise InputError(f"there is no device {role!r} on this instrument; there are {', '.join(self._of)}")
+        role = next((role for role in self._of if name == role or name.startswith(f"{role}.")), None)
+        if role is None:
+            raise InputError(f"there is no device {name!r} on this instrument; there are {', '.join(self._of)}")
         patience, function = self._of[role], self._again.get(role)
         if function is not None and is_prompt(function):
             function()
