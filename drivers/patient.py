@@ -30,7 +30,7 @@ from drivers.contract import (
     SwitchBackend,
 )
 from drivers.errors import DeviceUnavailable, InputError
-from drivers.patience import CALL, Patience, is_prompt
+from drivers.patience import CALL, RECONNECTION, Patience, is_prompt
 
 SCAN_FACTOR = 1.5
 """A raster may take so many times as long as it should, and a call's deadline more."""
@@ -177,6 +177,23 @@ class Patients:
             raise DeviceUnavailable("its driver has no way to reconnect; check power and cable, and start again", role)
         for part in patience.values():
             part.reconnect(None, role)
+
+    def let_go(self, close: Callable[[], None], clock: Clock) -> None:
+        """Call what closes a driver, which may hang where there is hardware.
+
+        Raises
+        ------
+        DeviceTimeout
+            And whatever ``close`` raises.
+        """
+        if clock.virtual or is_prompt(close):
+            close()
+            return
+        patience = Patience("closing", clock, RECONNECTION * self._deadline)
+        try:
+            patience.call("letting go of the hardware", close)
+        finally:
+            patience.close()
 
     def close(self) -> None:
         """End all threads that do not hang."""
