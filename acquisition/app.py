@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.errors import DiskFull, InputError, RunError, StoreError
+from drivers.errors import DiskFull, InputError, RilievoError, RunError, StoreError
 from drivers.units import si
 
 if TYPE_CHECKING:
@@ -384,12 +384,30 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
         relieve(folder)
-        stack.callback(_guard(laboratory, run.id, speed).dismiss)
+        guard = _guard(laboratory, run.id, speed)
+        stack.callback(_let_go, guard, laboratory.log, run.id)
         simulated = memory if memory.exists() else None
         instrument = stack.enter_context(open_instrument(folder / INSTRUMENT, speed, simulated, outage))
         enter_journal(folder, laboratory.log, run.id, instrument.clock.now())
         refuse_ended(laboratory.log.run(run.id))  # the guard may have ended it in the safe state
         yield instrument
+
+
+def _let_go(guard: Guard, log: Log, run_id: str) -> None:
+    """Dismiss the guard of a run that has ended, whichever way; else the guard goes on alone.
+
+    What could not be taken up again is as the interruption left it: hot, perhaps, under gas.
+    """
+    from acquisition.states import State
+
+    try:
+        ended = State(log.run(run_id).state).final
+    except RilievoError:
+        ended = False
+    if ended:
+        guard.dismiss()
+    else:
+        guard.leave()
 
 
 def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Live | None) -> Night:

@@ -20,8 +20,12 @@ from drivers.errors import LimitError
 from drivers.frame import Frame
 from drivers.units import si
 
-RECOGNISED = 8.0
-"""Confidence below which an anchor is not recognised; that of unrelated frames stays below 6."""
+RECOGNISED = 10.0
+"""Confidence below which an anchor is not recognised; that of unrelated frames stays below 8."""
+SURE = 3.0
+"""Standard uncertainties by which a frame right after a step must show that it went the wrong way."""
+VAGUE = 1.0
+"""Standard uncertainty (px) above which a displacement is not acted upon."""
 RENEWED = 0.5
 """Share of the first confidence below which a frame that is still recognised takes the anchor's place."""
 FARTHEST = 0.3
@@ -107,9 +111,12 @@ def _seen(hands: Hands, known: _Standing, frame: Frame) -> tuple[tuple[float, fl
         return None, {"why": "the frames have another raster than the anchor"}
     found = displacement(anchor, frame)
     pixel = frame.beam.pixel_size
-    facts = {"pixels": [found.x, found.y], "confidence": found.confidence, "pixel_size": pixel}
+    facts = {
+        "pixels": [found.x, found.y], "sigma": min(found.sigma, 1e9), "confidence": found.confidence,
+        "pixel_size": pixel,
+    }  # fmt: skip
     rows, columns = frame.shape
-    if found.confidence < RECOGNISED:
+    if found.confidence < RECOGNISED or found.sigma > VAGUE:
         return None, facts | {"why": "the correlation has no clear peak"}
     if abs(found.x) > FARTHEST * columns or abs(found.y) > FARTHEST * rows:
         return None, facts | {"why": "the displacement is too large to be believed"}
@@ -142,7 +149,8 @@ def _followed(
         # A stage has backlash, and the first step of all proves that the axes are as thought.
         control, after = _seen(hands, known, hands.expose())
         facts["control"] = after
-        if control is not None and hypot(*control) > hypot(*seen):
+        doubt = SURE * frame.beam.pixel_size * hypot(facts["sigma"], after.get("sigma", 0.0))
+        if control is not None and hypot(*control) > hypot(*seen) + doubt:
             move(hands, back)
             return _told(hands, action, number, "wrong way", replace(known, off=True), facts)
         left = control or left

@@ -471,7 +471,11 @@ class Engine:
     def _stand_still(self, began: float) -> None:
         """Return when nothing holds the run any more; what the engine itself waits for is looked after meanwhile."""
         shown = None
-        while (standstill := self._requests.standstill) is not None:
+        while True:
+            self._requests.wake.clear()  # before the look: what is asked after it wakes, what was asked before is seen
+            standstill = self._requests.standstill
+            if standstill is None:
+                return
             if standstill != shown:
                 self._enter(standstill.state, standstill.reason)
                 shown = standstill

@@ -45,7 +45,7 @@ class Night:
     actions : sequence of Action
     feed : LiveFeed, optional
     period : float, s
-        Between two samples of the telemetry.
+        Between two samples of the telemetry; the instrument's own unless given.
     interlocks : sequence of Interlock
         The recipe's, beside the instrument's own.
     resumption : Resumption, optional
@@ -73,7 +73,7 @@ class Night:
         actions: Sequence[Action],
         *,
         feed: LiveFeed | None = None,
-        period: float = 10.0,
+        period: float | None = None,
         interlocks: Sequence[Interlock] = (),
         resumption: Resumption | None = None,
         dose_limit: float | None = None,

@@ -11,6 +11,7 @@ import pytest
 
 from acquisition.engine import Engine
 from acquisition.feed import LiveFeed
+from acquisition.ledger import Ledger
 from acquisition.log import Log
 from acquisition.plan import check
 from acquisition.recipe import compile_recipe, parse_recipe, ready_made
@@ -93,7 +94,9 @@ def play(tmp_path):
             started=clock.now(), version="0",
         )  # fmt: skip
         feed = LiveFeed(TruthfulLive(instrument, silent), clock, latency=2.0) if live else None
-        engine = Engine(instrument, log, store, run_id, feed=feed, dose_limit=dose_limit)
+        ledger = Ledger(log, store.folder(run_id) / "sidecar.jsonl", clock)
+        opened.append(ledger.close)
+        engine = Engine(instrument, ledger, store, run_id, records=log, feed=feed, dose_limit=dose_limit)
         with clock.register("engine"):
             if start is not None:
                 start(instrument)
@@ -101,7 +104,7 @@ def play(tmp_path):
         return Played(log, run_id, outcome, instrument, engine)
 
     yield run
-    for close in opened:
+    for close in reversed(opened):
         close()
 
 
@@ -110,7 +113,7 @@ def test_an_adaptive_night_at_small_size(play):
     for old, new in (
         ("field_of_view: 10 um, pixels: 512, dwell_time: 10 us", "field_of_view: 5 um, pixels: 96, dwell_time: 5 us"),
         ("range: 40 um, frames: 9", "range: 40 um, frames: 7"),
-        ("range: 80 %, frames: 9", "range: 80 %, frames: 7"),
+        ("range: 80 %, frames: 9", "range: 80 %, frames: 7, pixels: 128"),
         ("bright: 40 %", "bright: 40 %, pixels: 64"),
         ("hold: 15 min", "hold: 1 min"),
         ("rate: 30 K/min", "rate: 100 K/min"),
@@ -199,7 +202,7 @@ def test_the_dose_of_an_area_is_bounded_and_told_once(play):
     assert "refused" in night.actions("frame")[3].result
     assert night.engine.hands.ledger.highest == pytest.approx(3 * dose, rel=0.01)
     # A run that is resumed finds the same sums in its log.
-    again = Engine(night.instrument, night.log, None, night.run_id, dose_limit=3.5 * dose)
+    again = Engine(night.instrument, night.engine._log, None, night.run_id, records=night.log, dose_limit=3.5 * dose)
     again.hands.begin(compile_recipe(parse_recipe(text).recipe))
     assert again.hands.ledger._brought == pytest.approx(night.engine.hands.ledger._brought)
 
@@ -216,7 +219,7 @@ def test_frames_of_a_search_count_and_a_search_beyond_the_budget_is_left_out(pla
     assert si(night.instrument.column.focus.setpoint) == pytest.approx(8e-3), "the focus is as it was"
     assert si(night.instrument.column.beam_shift_x.setpoint) == 0.0, "the beam came back"
     assert [action.state for action in night.actions("frame")] == ["done", "done"]
-    again = Engine(night.instrument, night.log, None, night.run_id)
+    again = Engine(night.instrument, night.engine._log, None, night.run_id, records=night.log)
     again.hands.begin(compile_recipe(parse_recipe(text).recipe))
     assert again.hands.ledger.highest == pytest.approx(night.engine.hands.ledger.highest)
 
@@ -232,8 +235,13 @@ def test_a_balance_drops_the_darks(play):
 def test_a_wrong_current_fails_or_suspends_as_declared(play):
     text = f"name: beam\n{IMAGING}steps:\n  - beam_check: {{current: 2 nA, within: 5 %, otherwise: safe}}\n"
     night = play(text, live=False)
-    assert night.outcome.state is State.FAILED
+    assert night.outcome.state is State.SAFE
     assert "expected a probe current of 2 nA" in night.outcome.reason
+    night = play(text.replace("otherwise: safe", "otherwise: suspend"), live=False)
+    assert night.outcome.state is State.SAFE, "it does not come back"
+    assert "; that has lasted for 1800 s" in night.outcome.reason
+    states = [event.message.split(":")[0] for event in night.log.events(night.run_id) if event.kind == "state"]
+    assert 4 < states.count("suspended") < 30
 
 
 def test_a_resumed_correction_finds_its_anchor(play):
@@ -243,7 +251,7 @@ def test_a_resumed_correction_finds_its_anchor(play):
     )
     night = play(text, live=False)
     last = night.result("steps[0].series[3].drift")
-    again = Engine(night.instrument, night.log, night.engine._store, night.run_id)
+    again = Engine(night.instrument, night.engine._log, night.engine._store, night.run_id, records=night.log)
     actions = compile_recipe(parse_recipe(text).recipe)
     again.hands.begin(actions)
     assert again.hands.result("steps[0].series[3].drift") == last
