@@ -6,7 +6,7 @@ A recipe compiles to these; they know nothing of YAML. Each has an address that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -406,4 +406,16 @@ def actions_to_json(actions: Iterable[Action]) -> str:
 def actions_from_json(text: str | bytes) -> tuple[Action, ...]:
     """Return the sequence that :func:`actions_to_json` wrote."""
     actions: tuple[Action, ...] = _list_adapter().validate_json(text)
+    return actions
+
+
+def actions_from_data(data: Iterable[Mapping[str, Any]]) -> tuple[Action, ...]:
+    """Return the actions that a run's journal holds as JSON data.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For data that are not actions of this version.
+    """
+    actions: tuple[Action, ...] = _list_adapter().validate_python(tuple(data))
     return actions

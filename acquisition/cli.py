@@ -7,25 +7,28 @@ Heavy modules are imported inside the verbs, so that ``rilievo --help`` answers 
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from acquisition.alert_verbs import alerts_app
+from acquisition.calendar_verbs import schedule_app, serve
+from acquisition.play import demo, resume, run
 from acquisition.reconstruct import reconstruct
 from acquisition.simulate import simulate_app
-from acquisition.stopping import stop_requests
 from acquisition.train import train
-from drivers.errors import DiskFull, InputError, RilievoError, StoreError
-
-if TYPE_CHECKING:
-    from acquisition.app import Laboratory
-    from acquisition.engine import Outcome
-    from acquisition.feed import Live
-    from acquisition.plan import Plan
-    from drivers.contract import Instrument
-    from reconstruction.live import LiveQuality
+from acquisition.verbs import (
+    EXIT_FAILED,
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    Data,
+    Database,
+    InstrumentPath,
+    Json,
+    RunArgument,
+)
+from drivers.errors import InputError, RilievoError, system_error
 
 app = typer.Typer(
     name="rilievo",
@@ -40,31 +43,9 @@ app.add_typer(database_app, name="db")
 app.add_typer(simulate_app, name="simulate")
 app.command()(reconstruct)
 app.command()(train)
-
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of runs and of the embedded database.", envvar="RILIEVO_DATA")
-]
-Database = Annotated[str | None, typer.Option("--db", help="URL of another database, such as PostgreSQL's.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-InstrumentPath = Annotated[
-    Path | None, typer.Option("--instrument", help="YAML file of the instrument; the simulated one unless given.")
-]
-Speed = Annotated[
-    float | None,
-    typer.Option("--speed", help="Virtual seconds per second of a simulated instrument; 1 is real time."),
-]
-LiveQualityName = Annotated[
-    str | None,
-    typer.Option(
-        "--live-quality",
-        help="Of the heights made while it runs: preview unless given, so that simulated nights repeat to the bit; "
-        "fast; or auto, the best of both that keeps up with the frames.",
-    ),
-]
-RunArgument = Annotated[str, typer.Argument(help="Id of the run, or enough of its beginning; 'last' is the newest.")]
-
-EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-
+app.command()(serve)
+app.add_typer(schedule_app, name="schedule")
+app.add_typer(alerts_app, name="alerts")
 
 # What typer raises for wrong words: its own class in newer versions, click's in older ones.
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -88,7 +69,7 @@ def main() -> None:
         sys.stderr.close()
         code = EXIT_FAILED
     except OSError as error:
-        code = _tell(_system_error(error), as_json)
+        code = _tell(system_error(error), as_json)
     except Exception as error:  # noqa: BLE001  an error of our own: kept whole for a report, told in one sentence
         code = _tell(_own_error(error), as_json)
     sys.exit(code if isinstance(code, int) else 0)
@@ -99,15 +80,6 @@ def _tell(error: RilievoError, as_json: bool) -> int:
 
     emit_error(error, as_json=as_json)
     return error.exit_code
-
-
-def _system_error(error: OSError) -> RilievoError:
-    import errno
-
-    where = str(error.filename) if error.filename else None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull("there is no room left on the disk; make room or choose another folder with --data", where)
-    return StoreError(f"the operating system refused: {error.strerror or error}", where)
 
 
 def _own_error(error: Exception) -> RilievoError:
@@ -126,152 +98,9 @@ def _own_error(error: Exception) -> RilievoError:
 
 # -- runs
 
-
-@app.command()
-def demo(
-    data: Data = None,
-    db: Database = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
-    live_quality: LiveQualityName = None,
-    as_json: Json = False,
-) -> None:
-    """Play the bundled copper redox night on the simulated microscope and write its report."""
-    from acquisition.recipe import ready_made
-
-    recipe = ready_made()["copper-redox"]
-    _play(recipe, None, None, data, db, live_quality=live_quality, report_to=output, as_json=as_json)
-
-
-@app.command()
-def run(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of the recipe.")],
-    instrument: InstrumentPath = None,
-    speed: Speed = None,
-    data: Data = None,
-    db: Database = None,
-    heights: Annotated[bool, typer.Option("--heights/--no-heights", help="Make heights while it runs.")] = True,
-    live_quality: LiveQualityName = None,
-    as_json: Json = False,
-) -> None:
-    """Play a recipe, on the simulated microscope unless an instrument is named."""
-    if live_quality is not None and not heights:
-        raise InputError("--live-quality cannot be given with --no-heights", "--live-quality")
-    _play(recipe, instrument, speed, data, db, heights=heights, live_quality=live_quality, as_json=as_json)
-
-
-def _play(
-    recipe: Path,
-    instrument_path: Path | None,
-    speed: float | None,
-    data: Path | None,
-    db: str | None,
-    *,
-    heights: bool = True,
-    live_quality: str | None = None,
-    report_to: Path | None = None,
-    as_json: bool = False,
-) -> None:
-    """Check, play and report a recipe, and leave with the right exit code."""
-    from acquisition import app as wiring
-    from acquisition.plan import check_file
-
-    level = _live_level(live_quality)
-    with wiring.open_instrument(instrument_path, speed) as instrument:
-        loaded, plan = check_file(recipe, instrument)
-        with wiring.open_laboratory(data, db) as laboratory:
-            live = wiring.start_live(quality=level) if heights else None
-            try:
-                run_id, outcome = _play_night(laboratory, loaded, plan, instrument, live, as_json)
-                _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
-            finally:
-                if live is not None:
-                    live.close()
-    if outcome.state == "stopped":
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if outcome.state != "finished":
-        raise typer.Exit(EXIT_FAILED)
-
-
-def _live_level(name: str | None) -> LiveQuality:
-    """Return the quality of live heights that an option names."""
-    known: tuple[LiveQuality, ...] = ("preview", "fast", "auto")
-    for each in known:
-        if (name or "preview") == each:
-            return each
-    raise InputError(
-        f"expected auto, preview or fast; got {name!r}. The full quality comes after the run: "
-        "rilievo reconstruct --run RUN --quality full",
-        "--live-quality",
-    )
-
-
-def _play_night(
-    laboratory: Laboratory, loaded: Any, plan: Plan, instrument: Instrument, live: Live | None, quiet: bool
-) -> tuple[str, Outcome]:
-    """Play a run to its end; nothing that befalls the display or this thread leaves the instrument to itself."""
-    from acquisition import app as wiring
-    from acquisition import terminal
-
-    with stop_requests() as stop_asked:
-        night = wiring.begin(laboratory, loaded, plan, instrument, live)
-        night.start()
-        try:
-            with suppress(*terminal.BROKEN_PIPE):  # nobody reads it; the run goes on
-                if not quiet:
-                    _announce(night.run_id, loaded.recipe.name, instrument.name, plan)
-            terminal.follow(night, plan, stop_asked)
-        except BaseException as error:
-            night.engine.abort(f"the display failed: {type(error).__name__}: {error}")
-            night.finish()
-            raise
-        return night.run_id, night.finish()
-
-
-def _announce(run_id: str, name: str, instrument: str, plan: Plan) -> None:
-    from rich.text import Text
-
-    from acquisition import terminal
-    from acquisition.wording import bytes_text, duration_text
-
-    out = terminal.console(sys.stderr)
-    out.print(Text.assemble((name, "bold"), f"  on {instrument}  ", (run_id, "dim")))
-    out.print(
-        f"{plan.frames} frames planned over {duration_text(plan.duration)} of the instrument's time, "
-        f"about {bytes_text(plan.disk_bytes)}"
-    )
-
-
-def _tell_end(
-    laboratory: Laboratory, run_id: str, outcome: Outcome, live: Live | None, report_to: Path | None, as_json: bool
-) -> None:
-    """Tell how a run ended, make up for missing heights, and write the report; trouble here changes no outcome."""
-    from acquisition import terminal
-
-    if not as_json:
-        terminal.show_outcome(outcome.state.value, outcome.reason)
-    body: dict[str, Any] = {"id": run_id, "state": outcome.state.value, "reason": outcome.reason}
-    try:
-        body |= _settle(laboratory, run_id, live, report_to)
-    except (RilievoError, OSError) as error:
-        trouble = error if isinstance(error, RilievoError) else _system_error(error)
-        body["warning"] = str(trouble)
-    if as_json:
-        terminal.emit_json(body)
-    else:
-        terminal.show_end(body)
-
-
-def _settle(laboratory: Laboratory, run_id: str, live: Live | None, report_to: Path | None) -> dict[str, Any]:
-    from acquisition import app as wiring
-    from acquisition import terminal
-    from acquisition.overview import frames_without_heights, summary_json
-
-    missing = frames_without_heights(laboratory.log, run_id)
-    if live is not None and missing:
-        heights = wiring.make_heights(laboratory, run_id, missing, live)
-        terminal.track("catching up with the heights", len(missing), heights)
-    report = wiring.report(laboratory, run_id, report_to)
-    return {**summary_json(laboratory.log, run_id), "report": str(report)}
+app.command()(demo)
+app.command()(run)
+app.command()(resume)
 
 
 @app.command()

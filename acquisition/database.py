@@ -11,17 +11,19 @@ import contextlib
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pint.facets.plain import PlainQuantity
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from drivers.errors import DatabaseError, DiskFull
+from drivers.errors import DatabaseError, DiskFull, Response
 from drivers.units import quantity_json
 
 if TYPE_CHECKING:
@@ -32,10 +34,19 @@ class DatabaseFull(DiskFull, DatabaseError):
     """No room left where the database lies: a full disk to whom stores frames, a database error to whom logs."""
 
 
+class Refusal(DatabaseError):
+    """The database works, and does not hold such a thing: another row of the same number, a key that leads nowhere."""
+
+    code = "database-refusal"
+    number = 401
+    response = Response.SAFE  # a mistake in the program; trying again does not mend it
+
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for a database that another program holds, or for a server to answer."""
 
+_REFUSALS = frozenset({"IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"})
 _SQLITE_HEADER = b"SQLite format 3\x00"
 
 
@@ -81,11 +92,11 @@ def connect(url: URL, *, timeout: float = BUSY_TIMEOUT) -> Engine:
     """Return an engine whose transactions are what the log needs of them; nothing is opened yet."""
     arguments: dict[str, Any]
     if url.get_backend_name() == "sqlite":
-        arguments = {"timeout": timeout, "check_same_thread": False}
+        arguments = {"creator": _Opener(str(url.database), timeout)}
     else:
-        arguments = {"connect_timeout": max(2, round(timeout))}
+        arguments = {"connect_args": _server_arguments(timeout)}
     try:
-        engine = create_engine(url, connect_args=arguments, json_serializer=to_json, pool_pre_ping=True)
+        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, **arguments)
     except (NoSuchModuleError, ImportError):
         raise DatabaseError(
             "PostgreSQL needs the package psycopg; install it with: pip install 'rilievo[postgres]'", shown(url)
@@ -94,6 +105,34 @@ def connect(url: URL, *, timeout: float = BUSY_TIMEOUT) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+class _Opener:
+    """Opens an SQLite file, made the first time only: a database that has gone is not replaced by an empty one."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._mode = "rwc"
+
+    def __call__(self) -> sqlite3.Connection:
+        target = f"file:{quote(self._path)}?mode={self._mode}"
+        connection = sqlite3.connect(target, timeout=self._timeout, check_same_thread=False, uri=True)
+        self._mode = "rw"
+        return connection
+
+
+def _server_arguments(timeout: float) -> dict[str, Any]:
+    """Return what bounds every wait for a server: to connect, for a lock, and for a network that swallows packets."""
+    milliseconds = round(1000 * timeout)
+    return {
+        "connect_timeout": max(2, round(timeout)),
+        "options": f"-c lock_timeout={milliseconds} -c statement_timeout={10 * milliseconds}",
+        "tcp_user_timeout": milliseconds,
+        "keepalives_idle": max(1, round(timeout / 2)),
+        "keepalives_interval": 1,
+        "keepalives_count": max(1, round(timeout / 2)),
+    }
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
@@ -155,11 +194,37 @@ def explained(url: URL, timeout: float = BUSY_TIMEOUT) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise _explanation(error, url, timeout) from error
+        raise _explanation(error, error.orig if isinstance(error, DBAPIError) else error, url, timeout) from error
+    except Exception as error:
+        if not _from_a_driver(error):
+            raise
+        raise _explanation(error, error, url, timeout) from error
 
 
-def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseError:
-    reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+def _from_a_driver(error: BaseException) -> bool:
+    psycopg = sys.modules.get("psycopg")
+    return isinstance(error, sqlite3.Error) or (psycopg is not None and isinstance(error, psycopg.Error))
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Return whether the database works, and will not take this one thing however often it is tried."""
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_TRIGGER":
+        return False  # somebody's rule about the whole table
+    return any(base.__name__ in _REFUSALS for base in type(error).__mro__)
+
+
+def _lost(outer: BaseException, error: BaseException | None) -> bool:
+    if isinstance(outer, DBAPIError) and outer.connection_invalidated:
+        return True
+    state = str(getattr(error, "sqlstate", None) or "")
+    names = {base.__name__ for base in type(error).__mro__}
+    return (
+        state[:2] == "08" or state[:3] == "57P" or (not state and bool(names & {"OperationalError", "InterfaceError"}))
+    )
+
+
+def _explanation(outer: BaseException, error: BaseException | None, url: URL, timeout: float) -> DatabaseError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     where = shown(url)
     low = reason.lower()
     if "is locked" in low:
@@ -174,7 +239,9 @@ def _explanation(error: SQLAlchemyError, url: URL, timeout: float) -> DatabaseEr
         return DatabaseError("the file cannot be opened; check that its folder exists and may be written to", where)
     if "readonly" in low or "read-only" in low:
         return DatabaseError("the database may not be written to; check its permissions", where)
-    if url.get_backend_name() != "sqlite" and isinstance(error, DBAPIError) and error.connection_invalidated:
+    if _refused(error):
+        return Refusal(f"the database refused: {reason}", where)
+    if url.get_backend_name() != "sqlite" and _lost(outer, error):
         return DatabaseError(f"the connection to the database server was lost ({reason})", where)
     return DatabaseError(f"the database refused: {reason}", where)
 

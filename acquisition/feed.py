@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from acquisition.log import FigureLike, Log
+from acquisition.entry import Entries, FigureLike
 from acquisition.store import Store
 from drivers.clock import Clock
 from drivers.errors import StoreError
@@ -214,12 +214,12 @@ def catch_up(
         yield from results
 
 
-def log_result(log: Log, store: Store, result: LiveResult, *, later: bool = False) -> str | None:
+def log_result(log: Entries, store: Store, result: LiveResult, *, later: bool = False) -> str | None:
     """Enter in the log what became of a frame; return why there are no heights, or None where there are.
 
     Parameters
     ----------
-    log : Log
+    log : Entries
     store : Store
     result : LiveResult
     later : bool

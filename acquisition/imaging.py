@@ -106,3 +106,8 @@ class LimitsText(Written):
     dose: Annotated[Dose, AfterValidator(above_zero)] | None = Field(
         None, description="Highest dose per area of the whole run.", examples=["50 kC/m**2"]
     )
+    outage: While | None = Field(
+        None,
+        description="Longest interruption after which the run may go on; beyond it a resumed run ends safe.",
+        examples=["30 min"],
+    )

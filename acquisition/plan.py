@@ -13,8 +13,10 @@ from typing import Any
 from acquisition.actions import Action
 from acquisition.chamber import Chamber, chamber_of
 from acquisition.dry_run import DryRun
+from acquisition.foretold import foretold
 from acquisition.gas_rules import GasRules
 from acquisition.imaging import ImagingText, LimitsText
+from acquisition.interlocks import instrument_interlocks, recipe_interlocks
 from acquisition.paths import paths
 from acquisition.recipe import LoadedRecipe, in_order, load_recipe, outline, written_steps
 from acquisition.setpoint_limits import SetpointLimits
@@ -104,7 +106,7 @@ def check(
     timing: Timing | None = None,
     chamber: Chamber | None = None,
 ) -> Plan:
-    """Play a recipe dry against an instrument's limits, gas rules and timing.
+    """Play a recipe dry against an instrument's limits, gas rules, interlocks and timing.
 
     Parameters
     ----------
@@ -130,9 +132,14 @@ def check(
     found += _first_of_each(finding for dry in ways for finding in dry.findings(rules))
     worst = max(ways, key=lambda dry: dry.dose)
     found += [(("limits", "dose"), message) for message in worst.over_dose()]
+    own = instrument_interlocks(instrument)
+    added, problems = recipe_interlocks(loaded.recipe.interlocks, instrument, own)
+    ahead = [one for dry in ways for one in foretold([*own, *added], dry.moments, instrument, chamber)]
+    found += problems
+    found += _first_of_each((one.action, one.message) for one in ahead if one.then != "warn")
     if found:
         raise in_order([loaded.document.problem(message, place) for place, message in found])
-    return _sums(loaded.recipe.name, ways)
+    return _sums(loaded.recipe.name, ways, [f"{one.action.address}: {one.message}" for one in ahead])
 
 
 def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address, str]]:
@@ -144,7 +151,7 @@ def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address
     return [(place, message) for (place, _), message in first.items()]
 
 
-def _sums(name: str, ways: Sequence[DryRun]) -> Plan:
+def _sums(name: str, ways: Sequence[DryRun], warnings: Sequence[str]) -> Plan:
     """Return the most that any of the ways takes, each figure by itself; the timeline is the longest one's."""
     longest = max(ways, key=lambda dry: dry.duration)
     pressures = [dry.maximum_pressure for dry in ways if dry.maximum_pressure is not None]
@@ -159,7 +166,7 @@ def _sums(name: str, ways: Sequence[DryRun]) -> Plan:
         maximum_temperature=max(dry.maximum_temperature for dry in ways),
         maximum_pressure=max(pressures) if pressures else None,
         timeline=tuple(timeline(longest.moments)),
-        notes=tuple(dict.fromkeys([*_ranges(ways), *(note for dry in ways for note in notes(dry))])),
+        notes=tuple(dict.fromkeys([*_ranges(ways), *(note for dry in ways for note in notes(dry)), *warnings])),
     )
 
 

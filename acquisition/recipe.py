@@ -23,12 +23,14 @@ from pydantic import AfterValidator, Field
 from acquisition.actions import Action, Imaging
 from acquisition.conditions import MEASURED
 from acquisition.imaging import ImagingText, LimitsText
+from acquisition.interlocks import problems_of_texts
 from acquisition.steps import MAXIMUM_ACTIONS, VERBS, Step, not_empty, verb_problem
 from acquisition.unrolling import unroll
 from acquisition.written import Text, Written
 from drivers import document
 from drivers.document import Address, Document
 from drivers.errors import DocumentError, InputError, Problem
+from drivers.safety import InterlockFile
 
 READY_MADE = Path(__file__).with_name("recipes")
 """Folder of the recipes that come with the program."""
@@ -45,6 +47,11 @@ class Recipe(Written):
         None, description="How frames are taken; needed as soon as a step takes some. A step may change it for itself."
     )
     limits: LimitsText | None = Field(None, description="What this recipe must not pass, within the instrument's own.")
+    interlocks: tuple[InterlockFile, ...] = Field(
+        (),
+        description="Rules on readbacks beside the instrument's own, which stay in force whatever stands here.",
+        examples=[[{"when": "pressure above 50 Pa for 10 s", "then": "suspend"}]],
+    )
     steps: Annotated[tuple[Step, ...], AfterValidator(not_empty)] = Field(
         description="What happens, one after another."
     )
@@ -148,6 +155,7 @@ def _misplaced_verbs(source: Document) -> Iterator[Problem]:
 
 def recipe_problems(recipe: Recipe) -> Iterator[tuple[Address, str]]:
     """Yield what is wrong with a recipe whose parts are valid, each with its place."""
+    yield from problems_of_texts(recipe.interlocks)
     base = recipe.imaging.imaging() if recipe.imaging is not None else None
     yield from _without_imaging(recipe.steps, ("steps",), base)
     total = sum(step.count_actions() for step in recipe.steps)

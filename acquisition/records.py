@@ -36,6 +36,10 @@ class Run:
         UTC, of the last change to finished, stopped, failed or safe.
     plan : mapping or None
         What the dry run foretold.
+    options : mapping or None
+        How it was started.
+    resumed : int
+        How often it went on after an interruption.
     """
 
     number: int
@@ -50,6 +54,8 @@ class Run:
     ended: datetime | None
     version: str
     plan: Mapping[str, Any] | None
+    options: Mapping[str, Any] | None = None
+    resumed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Action:
     attempts : int
         How often it was begun.
     result : mapping or None
-        What it found, for later actions and for a resume.
+        How far it has come, and what it found.
     """
 
     index: int
@@ -427,6 +433,8 @@ def _run(row: tables.Run) -> Run:
         row.ended,
         row.version,
         row.plan,
+        row.options,
+        row.resumed,
     )
 
 

@@ -8,7 +8,13 @@ from drivers.errors import RunError
 
 
 class State(StrEnum):
-    """Where a run stands. Stopped (somebody asked), failed (something broke) and safe are different ends."""
+    """Where a run stands. Stopped (somebody asked), failed (something broke) and safe are different ends.
+
+    ``paused``: somebody wants it to wait. ``suspended``: something must pass first (an interlock, a full disk, a
+    database that is away); it goes on by itself. ``safe``: the night ended early, and the instrument was brought to
+    its safe state, verified. ``failed``: it ended early, and either the program is to blame or the safe state could
+    not be verified.
+    """
 
     IDLE = "idle"
     RUNNING = "running"
@@ -29,8 +35,8 @@ class State(StrEnum):
 WAYS: dict[State, frozenset[State]] = {
     State.IDLE: frozenset({State.RUNNING}),
     State.RUNNING: frozenset({State.PAUSED, State.SUSPENDED, State.STOPPING}),
-    State.PAUSED: frozenset({State.RUNNING, State.STOPPING}),
-    State.SUSPENDED: frozenset({State.RUNNING, State.STOPPING}),
+    State.PAUSED: frozenset({State.RUNNING, State.SUSPENDED, State.STOPPING}),
+    State.SUSPENDED: frozenset({State.RUNNING, State.PAUSED, State.STOPPING}),
     # The cleanup lies behind STOPPING, and every end behind the cleanup.
     State.STOPPING: frozenset({State.FINISHED, State.STOPPED, State.FAILED, State.SAFE}),
     State.FINISHED: frozenset(),

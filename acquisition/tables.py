@@ -40,6 +40,11 @@ def utc(time: datetime) -> datetime:
     return time.astimezone(UTC)
 
 
+def clean(text: str) -> str:
+    """Return text without what one of the databases cannot hold: NUL, lone surrogates."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A moment in UTC. SQLite forgets time zones, PostgreSQL answers in the session's; both are mended here."""
 
@@ -67,9 +72,7 @@ class CleanText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Replace what cannot be held."""
-        if value is None:
-            return None
-        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+        return None if value is None else clean(value)
 
 
 def _one_of(column: str, names: tuple[str, ...]) -> CheckConstraint:
@@ -203,11 +206,13 @@ class SpanRow(Base):
 
     id: Mapped[int] = mapped_column(_Key, primary_key=True)
     channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id"))
-    start: Mapped[datetime]
-    end: Mapped[datetime]
+    start: Mapped[datetime] = mapped_column(doc="Of the stretch.")
+    end: Mapped[datetime] = mapped_column(doc="Of the last reading.")
     count: Mapped[int]
     low: Mapped[float]
+    low_time: Mapped[datetime] = mapped_column(doc="Of the lowest reading.")
     high: Mapped[float]
+    high_time: Mapped[datetime] = mapped_column(doc="Of the highest.")
     mean: Mapped[float]
     fresh: Mapped[bool] = mapped_column(doc="Whether every reading was.")
 
@@ -298,7 +303,11 @@ class AlertRow(Base):
     """A message to somebody outside, on one of the ways there are; it stays until it was delivered or given up."""
 
     __tablename__ = "alerts"
-    __table_args__ = (_one_of("state", ALERT_STATES), Index(None, "state", "due"))
+    __table_args__ = (
+        _one_of("state", ALERT_STATES),
+        Index(None, "state", "due"),
+        UniqueConstraint("event_number", "channel"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[str | None] = mapped_column(String(120), ForeignKey("runs.id"))
@@ -307,7 +316,11 @@ class AlertRow(Base):
     kind: Mapped[str] = mapped_column(String(64))
     title: Mapped[str]
     text: Mapped[str]
-    channel: Mapped[str] = mapped_column(String(64), doc="Name of the way: mail, webhook, command.")
+    channel: Mapped[str] = mapped_column(String(64), doc="Name of the way, as the settings call it.")
+    event_number: Mapped[int | None] = mapped_column(_Key, doc="Of the event that it tells; no way tells one twice.")
+    key: Mapped[str] = mapped_column(
+        String(32), doc="The same on every attempt, so that a receiver knows a repetition."
+    )
     state: Mapped[str] = mapped_column(String(16))
     attempts: Mapped[int]
     due: Mapped[datetime] = mapped_column(doc="When it is tried next.")
@@ -338,9 +351,10 @@ class BookingRow(Base):
 
 
 class Replayed(Base):
-    """Entries of a side-car journal that have reached the database, so that none is entered twice."""
+    """How far a ledger's entries have reached the database, written with them, so that none is entered twice."""
 
     __tablename__ = "replayed"
 
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True, doc="Of the ledger.")
+    sequence: Mapped[int] = mapped_column(BigInteger, doc="Of the last entry that is in the database.")
     time: Mapped[datetime]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from acquisition.log import Log
+from acquisition.entry import Entries
 from drivers.contract import Instrument
 from drivers.errors import RilievoError
 from drivers.frame import Reading
@@ -17,8 +17,9 @@ class Telemetry:
     Parameters
     ----------
     instrument : Instrument
-    log : Log
-    run_id : str
+    log : Entries
+    run_id : str or None
+        None between runs.
     period : float, s
         Between two samples.
     batch : int
@@ -31,7 +32,9 @@ class Telemetry:
     later, up to ``batch`` × 100 samples; what is lost beyond that is told in the log once it answers again.
     """
 
-    def __init__(self, instrument: Instrument, log: Log, run_id: str, period: float = 10.0, batch: int = 30) -> None:
+    def __init__(
+        self, instrument: Instrument, log: Entries, run_id: str | None, period: float = 10.0, batch: int = 30
+    ) -> None:
         self._instrument = instrument
         self._log = log
         self._run_id = run_id
@@ -42,7 +45,7 @@ class Telemetry:
         self._silent: set[str] = set()
         self._end = instrument.clock.signal()
         self._place = instrument.clock.register("telemetry")
-        self._thread = threading.Thread(target=self._run, name=f"telemetry {run_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"telemetry {run_id or 'idle'}", daemon=True)
         self.latest: dict[str, Reading] = {}
         self._lost = 0
 

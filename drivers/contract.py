@@ -4,7 +4,12 @@ A driver supplies *backends*, which speak the hardware's language and convert un
 staleness rules and errors are the same everywhere. What was asked for (the setpoint) and what the hardware says
 (the readback) are different things everywhere.
 
-Backends are called from two threads: the engine's and the telemetry's. One that shares a wire guards it with a lock.
+Backends are called from several threads: the engine's, the telemetry's, the interlocks', and those that bring the
+instrument to its safe state; each device has a thread of the registry's own (:mod:`drivers.patience`) that makes the
+calls, and there are more where a raster or the stage is stopped while another call is under way: a backend that shares
+a wire guards it with a lock. A call that does not return in time is given up, and may still be in there when the next
+one comes. A backend whose calls always end, and wait on the instrument's clock alone, may say so with an attribute
+``prompt`` that is true: it is then called directly, from whatever thread.
 """
 
 from __future__ import annotations
@@ -20,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.clock import Clock
-from drivers.errors import DeviceError, InputError, LimitError, RilievoError
+from drivers.document import Document
+from drivers.errors import DeviceError, DeviceUnavailable, InputError, LimitError, RilievoError
 from drivers.frame import BeamSettings, Channel, Frame, Reading
 from drivers.geometry import DetectorGeometry
 from drivers.units import Q, format_quantity, parse_quantity, quantity, quantity_json
@@ -87,6 +93,10 @@ class Readable:
         self._backend = backend
         self._clock = clock
 
+    def through(self, between: Callable[[Any], Any]) -> None:
+        """Put something between the channel and its backend; for the registry, before anybody reads."""
+        self._backend = between(self._backend)
+
     def read(self) -> Reading:
         """Return the readback.
 
@@ -131,6 +141,10 @@ class Parameter(Readable):
         self.tolerance = tolerance
         self._writer = backend
         self._setpoint: float | None = None
+
+    def through(self, between: Callable[[Any], Any]) -> None:
+        """Put something between the channel and its backend; for the registry, before anybody reads."""
+        self._backend = self._writer = between(self._writer)
 
     @property
     def setpoint(self) -> Q | None:
@@ -469,6 +483,10 @@ class PressureGauge:
     pressure: Readable
 
 
+def _cannot_reconnect(role: str) -> None:
+    raise DeviceUnavailable("its driver has no way to reconnect; check power and cable, and start again", role)
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """A microscope: the devices of one contract.
@@ -485,6 +503,17 @@ class Instrument:
         What only a simulator knows, by name: coverage, sample temperature, …
     close : callable
         Lets go of the hardware.
+    source : Document or None
+        The same file with the place of every value, so that an error can point at it.
+    arm_loss : callable or None
+        Arms the devices' own answer to a lost connection: called with seconds, it tells each device that can to go to
+        its communication-loss setpoint (heater down, gas closed) by itself once nobody has spoken to it for so long,
+        and returns a sentence that says what was armed; called with 0 it disarms. None where no device can.
+    reconnect : callable
+        Tries a device again that cannot be reached; takes its role as in the instrument's file: ``heater``,
+        ``gases.O2``. The link alone is made anew: setpoints stay as the hardware has them, and nothing is sent.
+        Raises DeviceError when that fails, DeviceUnavailable where the driver has no way to do it, and InputError for
+        a role that there is not.
     """
 
     name: str
@@ -498,6 +527,9 @@ class Instrument:
     description: Mapping[str, Any] = field(default_factory=dict)
     truth: Callable[[], Mapping[str, Q]] | None = None
     close: Callable[[], None] = lambda: None
+    reconnect: Callable[[str], None] = _cannot_reconnect
+    source: Document | None = None
+    arm_loss: Callable[[float], str] | None = None
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

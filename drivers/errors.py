@@ -6,6 +6,7 @@ raise the class that the server raised.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,6 +144,14 @@ class DeviceTimeout(DeviceError):
     response = Response.RETRY
 
 
+class NotArrived(DeviceTimeout):
+    """A device answers, but did not get where it was sent in the time that was allowed; asking again does not help."""
+
+    code = "not-arrived"
+    number = 203
+    response = Response.SAFE
+
+
 class DeviceUnavailable(DeviceError):
     """A device that cannot be reached."""
 
@@ -214,3 +223,11 @@ class DecisionError(RunError):
 
     code = "decision"
     number = 511
+
+
+def system_error(error: OSError) -> StoreError:
+    """Return what the operating system refused as an error that tells the remedy."""
+    where = str(error.filename) if error.filename else None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("there is no room left on the disk; make room or choose another folder with --data", where)
+    return StoreError(f"the operating system refused: {error.strerror or error}", where)

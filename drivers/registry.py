@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from drivers import document
 from drivers.clock import Clock, RealClock
@@ -29,7 +29,10 @@ from drivers.errors import (
     RilievoError,
 )
 from drivers.geometry import DetectorGeometry, Segment
-from drivers.units import Angle, Duration, Energy, Length, Pressure, Q, format_quantity, si
+from drivers.patience import CALL
+from drivers.patient import Patients
+from drivers.safety import GuardFile, InterlockFile, SafePartFile, WatchdogFile
+from drivers.units import Angle, Duration, Energy, Length, Pressure, Q, format_quantity, quantity, si
 
 GROUP = "rilievo.drivers"
 Device = TypeVar("Device")
@@ -87,12 +90,34 @@ class DetectorFile(Strict):
         )
 
 
+def _positive(value: Q | None) -> Q | None:
+    if value is not None and not si(value) > 0:
+        raise ValueError(f"expected more than 0 s; got {format_quantity(value)}")
+    return value
+
+
+Deadline = Annotated[Duration, AfterValidator(_positive)]
+
+
 class DeviceFile(Strict):
-    """A device in an instrument file: its driver, and the options that this driver understands."""
+    """A device in an instrument file: its driver, and the options that this driver understands.
+
+    ``deadline`` is how long a call into the driver may take; the instrument's ``deadlines`` say it unless given.
+    """
 
     model_config = Strict.model_config | {"extra": "allow"}
 
     driver: str
+    deadline: Deadline | None = None
+
+
+class DeadlinesFile(Strict):
+    """How long the instrument is waited for.
+
+    ``call``: a call into a driver, from when its turn has come. A raster may take its own time and a half besides.
+    """
+
+    call: Deadline = quantity(CALL, "s")
 
 
 class GasRulesFile(Strict):
@@ -106,18 +131,43 @@ class GasRulesFile(Strict):
     purge_at_least: Duration | None = None
 
 
+class EnduranceFile(Strict):
+    """How much a night on this instrument puts up with, where it differs from the program's own measure.
+
+    ``retries``: of an action that a device did not do, with growing pauses from ``pause`` on. ``longest_suspension``:
+    for a full disk or a database that is away. ``longest_outage``: after which a resumed run ends safe.
+    """
+
+    retries: int | None = Field(None, ge=0, le=20)
+    pause: Duration | None = None
+    longest_suspension: Duration | None = None
+    longest_outage: Duration | None = None
+
+
 class InstrumentFile(Strict):
     """An instrument, as a YAML file describes it."""
 
     name: str = Field(min_length=1, max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
     gas_rules: GasRulesFile | None = None
+    endurance: EnduranceFile | None = None
+    safe_state: tuple[SafePartFile, ...] | None = Field(default=None, min_length=1, max_length=100)
+    interlocks: tuple[InterlockFile, ...] = Field(default=(), max_length=1000)
+    interlock_period: Duration | None = None
+    watchdog: WatchdogFile | None = None
+    guard: GuardFile | None = None
+    deadlines: DeadlinesFile = DeadlinesFile()
     column: DeviceFile
     detector: DeviceFile
     stage: DeviceFile
     heater: DeviceFile
     gauge: DeviceFile
     gases: dict[str, DeviceFile]
+
+    def device(self, place: Address) -> DeviceFile:
+        """Return a device's entry; ``place`` is its role, or ``gases`` and a species."""
+        entry: DeviceFile = self.gases[str(place[1])] if len(place) > 1 else getattr(self, str(place[0]))
+        return entry
 
 
 @dataclass
@@ -133,8 +183,17 @@ class Context:
         Objects that several devices of one driver hold together, such as a connection or a simulated world.
     column : Column or None
         Built first, because the detector asks it for the beam.
+    memory : Path or None
+        A file in which a simulated instrument keeps its state, so that it outlives the process; hardware needs none.
+    finishers : list of callables
+        Called in order once every device has been built without a problem.
     closers : list of callables
         Called, last first, when the instrument is let go; each closes what a driver opened.
+    losses : list of callables
+        Each arms a device's own answer to a lost connection; see ``Instrument.arm_loss``.
+    reconnections : dict of role to callable
+        What makes a device's link anew after it was lost, where its driver can: setpoints stay as the hardware has
+        them, and nothing is sent.
     """
 
     clock: Clock
@@ -142,7 +201,11 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
     column: Column | None = None
+    memory: Path | None = None
+    finishers: list[Callable[[], None]] = field(default_factory=list)
     closers: list[Callable[[], None]] = field(default_factory=list)
+    losses: list[Callable[[float], str]] = field(default_factory=list)
+    reconnections: dict[str, Callable[[], None]] = field(default_factory=dict)
     truth: Callable[[], Mapping[str, Q]] | None = None
     problems: list[Problem] = field(default_factory=list)
     at: Address = ()
@@ -155,7 +218,7 @@ class Context:
         DocumentError
             With the place of every problem in the instrument's file.
         """
-        given = {key: value for key, value in self.document.get(self.at).items() if key != "driver"}
+        given = own_options(self.document.get(self.at))
         part = Document(self.document.name, self._rooted(given), self.document.values, self.document.keys)
         return part.validate(model, self.at)
 
@@ -173,6 +236,11 @@ class Context:
         return self.document.validate(model, ("settings",))
 
 
+def own_options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a device's entry says to its driver: all but what the registry itself understands."""
+    return {key: value for key, value in entry.items() if key not in DeviceFile.model_fields}
+
+
 class Driver(Protocol):
     """What an entry point leads to."""
 
@@ -184,7 +252,7 @@ class Driver(Protocol):
         role : str
             ``column``, ``detector``, ``stage``, ``heater``, ``gauge``, or ``gases.H2`` for a gas line.
         options : mapping
-            The device's entry in the file without ``driver``; ``context.options(Model)`` checks it.
+            The device's entry in the file without ``driver`` and ``deadline``; ``context.options(Model)`` checks it.
         context : Context
         """
 
@@ -233,8 +301,16 @@ class Registry:
         known = ", ".join(sorted(self.drivers)) or "none"
         raise DriverError(f"there is no driver {name!r}; the drivers installed are: {known}")
 
-    def instrument(self, source: Document, clock: Clock | None = None) -> Instrument:
+    def instrument(self, source: Document, clock: Clock | None = None, memory: Path | None = None) -> Instrument:
         """Build the instrument that a document describes.
+
+        Parameters
+        ----------
+        source : Document
+        clock : Clock, optional
+            The real one unless given.
+        memory : Path, optional
+            Where a simulated instrument keeps its state: it is made there, or goes on from there.
 
         Raises
         ------
@@ -244,19 +320,23 @@ class Registry:
             For a device that does not answer. What was already opened is closed again.
         """
         file = source.validate(InstrumentFile)
-        context = Context(clock or RealClock(), source, file.settings)
+        context = Context(clock or RealClock(), source, file.settings, memory=memory)
+        patients = Patients(si(file.deadlines.call))
         try:
-            devices = self._build_all(file, context)
+            devices = self._build_all(file, context, patients)
             if context.problems:
                 raise DocumentError(context.problems)
-            return self._assemble(file, source, context, devices)
+            for finish in context.finishers:
+                finish()
+            patients.reconnections(context.reconnections)
+            return self._assemble(file, source, context, devices, patients)
         except BaseException:
             with suppress(DeviceError):  # what went wrong first is what matters
-                _close(context)
+                _close(context, patients)
             raise
 
     def _assemble(
-        self, file: InstrumentFile, source: Document, context: Context, devices: dict[str, Any]
+        self, file: InstrumentFile, source: Document, context: Context, devices: dict[str, Any], patients: Patients
     ) -> Instrument:
         gases = {
             role.removeprefix("gases."): _expect(device, GasLine, role)
@@ -274,10 +354,13 @@ class Registry:
             gauge=_expect(devices["gauge"], PressureGauge, "gauge"),
             description=source.data,
             truth=context.truth,
-            close=lambda: _close(context),
+            close=lambda: _close(context, patients),
+            reconnect=patients.reconnect,
+            source=source,
+            arm_loss=_arm_all(tuple(context.losses)) if context.losses else None,
         )
 
-    def _build_all(self, file: InstrumentFile, context: Context) -> dict[str, Any]:
+    def _build_all(self, file: InstrumentFile, context: Context, patients: Patients) -> dict[str, Any]:
         places: list[Address] = [("column",), ("detector",), ("stage",), ("heater",), ("gauge",)]
         places += [("gases", species) for species in file.gases]
         devices: dict[str, Any] = {}
@@ -286,13 +369,13 @@ class Registry:
             entry = context.document.get(place)
             context.at = place
             try:
-                device = self.driver(entry["driver"])(
-                    role, {key: value for key, value in entry.items() if key != "driver"}, context
-                )
+                device = self.driver(entry["driver"])(role, own_options(entry), context)
             except DocumentError as error:
                 context.problems.extend(error.problems)
                 continue
             except InputError as error:
+                if error.where is not None:  # about something else than the device's entry
+                    raise
                 context.problems.append(context.document.problem(error.message, place))
                 continue
             except OSError as error:
@@ -303,6 +386,8 @@ class Registry:
             except Exception as error:
                 told = f"the driver {entry['driver']!r} failed with {type(error).__name__}: {error}"
                 raise DriverError(told, role) from error
+            given = file.device(place).deadline
+            device = patients.treat(role, device, context.clock, None if given is None else si(given))
             devices[role] = device
             if isinstance(device, Column):
                 context.column = device
@@ -340,13 +425,29 @@ def _expect(device: Any, kind: type[Device], role: str) -> Device:
     return device
 
 
-def _close(context: Context) -> None:
-    """Close what was opened, last first; one that fails does not keep the others open."""
+def _arm_all(losses: tuple[Callable[[float], str], ...]) -> Callable[[float], str]:
+    """Return what arms every device; one that fails is told, and keeps no other from being armed."""
+
+    def arm(seconds: float) -> str:
+        told = []
+        for loss in losses:
+            try:
+                told.append(loss(seconds))
+            except Exception as error:  # noqa: BLE001  the other devices must still be armed
+                told.append(f"could not be armed: {error}")
+        return "; ".join(told)
+
+    return arm
+
+
+def _close(context: Context, patients: Patients) -> None:
+    """Close what was opened, last first; one that fails does not keep the others open. Calls that hung may end then."""
     errors: list[str] = []
     while context.closers:
         try:
             context.closers.pop()()
         except Exception as error:  # noqa: BLE001  every other device must still be closed
             errors.append(f"{type(error).__name__}: {error}")
+    patients.close()
     if errors:
         raise DeviceError(f"could not be closed: {'; '.join(errors)}", "instrument")

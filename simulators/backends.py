@@ -34,6 +34,8 @@ class Figure:
     Parameters
     ----------
     world : World
+    name : str
+        Of the channel.
     unit : str
     read : callable
         Takes the world's time (s) and returns the figure in SI.
@@ -41,14 +43,18 @@ class Figure:
         Takes the setpoint in SI and the world's time.
     """
 
+    prompt = True
+
     def __init__(
         self,
         world: World,
+        name: str,
         unit: str,
         read: Callable[[float], float],
         write: Callable[[float, float], None] | None = None,
     ) -> None:
         self._world = world
+        self._name = name
         self._scale = UNITS[unit]
         self._read = read
         self._write = write
@@ -64,11 +70,15 @@ class Figure:
         if self._write is None:
             raise DriverError("this figure of the twin can only be read")
         with self._world.lock:
-            self._write(value * self._scale, self._world.catch_up())
+            time = self._world.catch_up()
+            self._write(value * self._scale, time)
+            self._world.tell(time, put=self._name, value=value)
 
 
 class Blanker:
     """The beam's shutter: a :class:`drivers.contract.SwitchBackend`."""
+
+    prompt = True
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -78,7 +88,9 @@ class Blanker:
         with self._world.lock:
             beam = self._world.beam
             assert beam is not None  # noqa: S101  built with the column
-            beam.blank(on, self._world.catch_up())
+            time = self._world.catch_up()
+            beam.blank(on, time)
+            self._world.tell(time, blank=on)
 
     def get(self) -> bool:
         """Return whether the beam is blanked."""
@@ -86,3 +98,32 @@ class Blanker:
             beam = self._world.beam
             assert beam is not None  # noqa: S101
             return beam.blanked[-1][1]
+
+
+class Halt:
+    """What stops every axis of the stage when it is called."""
+
+    prompt = True
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self) -> None:
+        """Stop them."""
+        self._world.halt()
+
+
+class Reconnection:
+    """Makes a device's link anew when it is called: nothing to do for a twin, but it is counted."""
+
+    prompt = True
+
+    def __init__(self, world: World, role: str) -> None:
+        self._world = world
+        self._role = role
+
+    def __call__(self) -> None:
+        """Count it."""
+        with self._world.lock:
+            self._world.catch_up()
+            self._world.reconnections[self._role] = self._world.reconnections.get(self._role, 0) + 1

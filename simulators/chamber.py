@@ -53,6 +53,8 @@ class FlowController:
 
     def step(self, seconds: float) -> float:
         """Go on by ``seconds`` and return the moles that really flowed."""
+        if self.setpoint == 0.0 and self.flow == 0.0:
+            return 0.0
         decay = math.exp(-seconds / self.time_constant)
         passed = self.setpoint * seconds + (self.flow - self.setpoint) * self.time_constant * (1.0 - decay)
         self.flow = self.setpoint + (self.flow - self.setpoint) * decay
@@ -97,10 +99,12 @@ class Chamber:
     def step(self, seconds: float, moles: Mapping[str, float]) -> None:
         """Go on by ``seconds`` in which ``moles`` of each species came in, evenly; exact for a constant flow."""
         decay = math.exp(-seconds * self.pumping_speed / self.volume)
-        for species in sorted(self.pressures.keys() | moles.keys()):
+        for species in sorted(moles.keys() - self.pressures.keys()):
+            self.pressures[species] = 0.0
+        for species, pressure in self.pressures.items():
             flow = moles.get(species, 0.0) / seconds * GAS_CONSTANT * ROOM
             settled = self.residual.get(species, 0.0) + flow / self.pumping_speed
-            self.pressures[species] = settled + (self.pressures.get(species, 0.0) - settled) * decay
+            self.pressures[species] = settled + (pressure - settled) * decay
 
 
 SCATTERING = {"H2": 3.5e-22, "He": 3.0e-22, "N2": 3.1e-21, "O2": 3.4e-21, "H2O": 2.6e-21, "Ar": 4.2e-21}

@@ -8,6 +8,7 @@ meant for comes back as it is::
     blanker = plan.wrap_switch("column.blanker", blanker, clock)
     scanner = plan.wrap_scan("detector", scanner, clock, ("A", "B", "C", "D"), blanker)
     clock = plan.wrap_clock(clock)                                  # first of all, where the time of day may jump
+    again = plan.wrap_call("heater", reconnect, clock)              # what reaches the device as a whole
     write = plan.wrap_write("disk", write, clock)                   # any function that writes
 
 A plan in YAML::
@@ -17,14 +18,17 @@ A plan in YAML::
       - {kind: drift, target: heater.temperature, start: 1 h, rate: 0.01}     # K/s, the channel's unit per second
       - {kind: segment_dead, target: detector.B, start: 90 min}               # for ever
 
-Times count from the moment of wrapping. A target is a channel's name (``gases.O2.flow``) or what such names begin with
-(``heater`` for all of the heater).
+Times count from the moment of wrapping, or from the one that is given; the twin's, from the beginning of its world, so
+that a twin that outlives its process meets each fault at its time. A target is a channel's name (``gases.O2.flow``)
+or what such names begin with (``heater`` for all of the heater).
 
 =================  =====================  ============================================================================
 kind               natural targets        what happens
 =================  =====================  ============================================================================
 timeout            any                    the call takes ``wait`` and fails with DeviceTimeout
-disconnect         any                    every call fails at once with DeviceUnavailable
+disconnect         any                    every call, a reconnection too, fails at once with DeviceUnavailable; then the
+                                          device is there again
+hang               any                    the call does not return, not even after the duration; later ones do
 nonsense           any                    a figure reads ``value`` (NaN unless given), a switch the opposite of the
                                           truth, a scanner sends frames of one row less
 freeze             any                    the readback, its time included, stays what it was; with ``fresh: true`` the
@@ -65,6 +69,7 @@ Figure = TypeVar("Figure", bound=ReadBackend)
 Kind = Literal[
     "timeout",
     "disconnect",
+    "hang",
     "nonsense",
     "freeze",
     "drift",
@@ -91,16 +96,16 @@ DEFAULT_VALUES: Mapping[str, float] = {
 
 # Kinds by what the target's name begins with; the first that fits.
 _SUITABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("heater.temperature", ("timeout", "disconnect", "nonsense", "freeze", "drift", "thermocouple")),
-    ("gauge", ("timeout", "disconnect", "nonsense", "freeze", "drift", "pressure_burst")),
-    ("gases", ("timeout", "disconnect", "nonsense", "freeze", "stuck")),
+    ("heater.temperature", ("timeout", "disconnect", "hang", "nonsense", "freeze", "drift", "thermocouple")),
+    ("gauge", ("timeout", "disconnect", "hang", "nonsense", "freeze", "drift", "pressure_burst")),
+    ("gases", ("timeout", "disconnect", "hang", "nonsense", "freeze", "stuck")),
     ("detector.", ("segment_dead", "segment_saturated")),
-    ("detector", ("timeout", "disconnect", "nonsense", "freeze", "beam_trip")),
-    ("column.blanker", ("timeout", "disconnect", "stuck")),
-    ("column.probe_current", ("timeout", "disconnect", "drift", "beam_trip")),
+    ("detector", ("timeout", "disconnect", "hang", "nonsense", "freeze", "beam_trip")),
+    ("column.blanker", ("timeout", "disconnect", "hang", "stuck")),
+    ("column.probe_current", ("timeout", "disconnect", "hang", "drift", "beam_trip")),
     ("disk", ("disk_full",)),
     ("clock", ("clock_step",)),
-    ("", ("timeout", "disconnect", "nonsense", "freeze", "drift")),
+    ("", ("timeout", "disconnect", "hang", "nonsense", "freeze", "drift")),
 )
 _FITTING: Mapping[str, tuple[str, ...]] = {
     "thermocouple": ("heater",),
@@ -269,19 +274,23 @@ class FaultPlan(document.Strict):
         """Return the faults that concern a channel."""
         return tuple(fault for fault in self.faults if fault.concerns(name))
 
-    def wrap(self, name: str, backend: Figure, clock: Clock) -> Figure:
-        """Return a figure's backend with the plan's faults."""
+    def wrap(self, name: str, backend: Figure, clock: Clock, since: float | None = None) -> Figure:
+        """Return a figure's backend with the plan's faults.
+
+        ``since``, here and below, is the moment (s) on the clock's monotonic scale from which their times count; now
+        unless given.
+        """
         from simulators.faulty import FaultyFigure
 
         faults = self.of(name)
-        return cast("Figure", FaultyFigure(name, cast("Backend", backend), clock, faults)) if faults else backend
+        return cast("Figure", FaultyFigure(name, cast("Backend", backend), clock, faults, since)) if faults else backend
 
-    def wrap_switch(self, name: str, backend: SwitchBackend, clock: Clock) -> SwitchBackend:
+    def wrap_switch(self, name: str, backend: SwitchBackend, clock: Clock, since: float | None = None) -> SwitchBackend:
         """Return a switch's backend with the plan's faults."""
         from simulators.faulty import FaultySwitch
 
         faults = self.of(name)
-        return FaultySwitch(name, backend, clock, faults) if faults else backend
+        return FaultySwitch(name, backend, clock, faults, since) if faults else backend
 
     def wrap_scan(
         self,
@@ -290,6 +299,7 @@ class FaultPlan(document.Strict):
         clock: Clock,
         segments: Sequence[str],
         blanker: SwitchBackend | None = None,
+        since: float | None = None,
     ) -> ScanBackend:
         """Return a scanner's backend with the plan's faults.
 
@@ -304,6 +314,7 @@ class FaultPlan(document.Strict):
         blanker : SwitchBackend, optional
             The one without faults: it makes the dark frames of a beam trip, which are filled with each segment's
             least count unless it is given.
+        since : float, s, optional
         """
         from simulators.faulty import FaultyScan
 
@@ -314,21 +325,30 @@ class FaultPlan(document.Strict):
             or (fault.kind == "beam_trip" and fault.target.split(".")[0] == "column")
             or any(fault.target == f"{name}.{segment}" for segment in segments)
         )
-        return FaultyScan(name, backend, clock, faults, tuple(segments), blanker) if faults else backend
+        return FaultyScan(name, backend, clock, faults, tuple(segments), blanker, since) if faults else backend
 
-    def wrap_clock(self, clock: Clock) -> Clock:
+    def wrap_clock(self, clock: Clock, since: float | None = None) -> Clock:
         """Return a clock whose time of day jumps as planned; its monotonic time does not."""
         from simulators.faulty import SteppedClock
 
         faults = self.of("clock")
-        return SteppedClock(clock, faults) if faults else clock
+        return SteppedClock(clock, faults, since) if faults else clock
 
-    def wrap_write(self, name: str, write: Callable[P, T], clock: Clock) -> Callable[P, T]:
+    def wrap_call(
+        self, name: str, call: Callable[[], None], clock: Clock, since: float | None = None
+    ) -> Callable[[], None]:
+        """Return what reaches a device as a whole, such as its reconnection, with the faults of its link."""
+        from simulators.faulty import FaultyCall
+
+        faults = self.of(name)
+        return FaultyCall(name, call, clock, faults, since) if faults else call
+
+    def wrap_write(self, name: str, write: Callable[P, T], clock: Clock, since: float | None = None) -> Callable[P, T]:
         """Return a function that writes, and fails with ``OSError(ENOSPC)`` while the disk is full."""
         from simulators.faulty import faulty_write
 
         faults = self.of(name)
-        return faulty_write(name, write, clock, faults) if faults else write
+        return faulty_write(name, write, clock, faults, since) if faults else write
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the faults for the log: kind, target, times as value and unit; JSON can hold it."""

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from drivers.clock import Clock, Participant, Signal
 from drivers.contract import Backend, Scan, ScanBackend, SwitchBackend
 from drivers.errors import DeviceError, DeviceTimeout, DeviceUnavailable
+from drivers.patience import is_prompt
 from drivers.units import si
 from simulators.faults import Fault
 
@@ -29,15 +30,27 @@ _FELT_BY = {"thermocouple": "temperature", "pressure_burst": "pressure", "beam_t
 class _Watched:
     """Something with faults, and the moment from which their times count."""
 
-    def __init__(self, name: str, clock: Clock, faults: tuple[Fault, ...]) -> None:
+    _backend: Any
+
+    def __init__(self, name: str, clock: Clock, faults: tuple[Fault, ...], since: float | None = None) -> None:
         self.name = name
         self.faults = faults
         self._clock = clock
-        self._origin = clock.monotonic()
+        self._origin = clock.monotonic() if since is None else since
+        self._released = clock.signal()
+
+    @property
+    def prompt(self) -> bool:
+        """Whether every call ends: a hang in the plan breaks what the backend promises."""
+        return is_prompt(self._backend) and all(fault.kind != "hang" for fault in self.faults)
+
+    def release(self) -> None:
+        """Let calls that hang fail, and their threads end; nobody waits for them any more."""
+        self._released.set()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was wrapped."""
+        """Seconds since the moment from which times count."""
         return self._clock.monotonic() - self._origin
 
     def acting(self, *kinds: str) -> list[Fault]:
@@ -52,6 +65,9 @@ class _Watched:
         ------
         DeviceUnavailable, DeviceTimeout
         """
+        if self.acting("hang"):
+            self._released.wait()
+            raise DeviceUnavailable("the call hung until the instrument was closed", self.name)
         if self.acting("disconnect"):
             raise DeviceUnavailable("the device cannot be reached; check its cable and power", self.name)
         for fault in self.acting("timeout"):
@@ -62,9 +78,11 @@ class _Watched:
 class FaultyFigure(_Watched):
     """A figure of the hardware with faults: a :class:`drivers.contract.Backend`."""
 
-    def __init__(self, name: str, backend: Backend, clock: Clock, faults: tuple[Fault, ...]) -> None:
-        super().__init__(name, clock, faults)
-        self._backend = backend
+    def __init__(
+        self, name: str, backend: Backend, clock: Clock, faults: tuple[Fault, ...], since: float | None = None
+    ) -> None:
+        super().__init__(name, clock, faults, since)
+        self._backend: Backend = backend
         self._frozen: tuple[float, datetime] | None = None
 
     def put(self, value: float) -> None:
@@ -106,9 +124,11 @@ class FaultyFigure(_Watched):
 class FaultySwitch(_Watched):
     """A switch with faults: a :class:`drivers.contract.SwitchBackend`."""
 
-    def __init__(self, name: str, backend: SwitchBackend, clock: Clock, faults: tuple[Fault, ...]) -> None:
-        super().__init__(name, clock, faults)
-        self._backend = backend
+    def __init__(
+        self, name: str, backend: SwitchBackend, clock: Clock, faults: tuple[Fault, ...], since: float | None = None
+    ) -> None:
+        super().__init__(name, clock, faults, since)
+        self._backend: SwitchBackend = backend
         self._last: bool | None = None
 
     def put(self, on: bool) -> None:
@@ -137,9 +157,10 @@ class FaultyScan(_Watched):
         faults: tuple[Fault, ...],
         segments: tuple[str, ...],
         blanker: SwitchBackend | None = None,
+        since: float | None = None,
     ) -> None:
-        super().__init__(name, clock, faults)
-        self._backend = backend
+        super().__init__(name, clock, faults, since)
+        self._backend: ScanBackend = backend
         self._segments = segments
         self._blanker = blanker
         self._last: tuple[Counts, datetime] | None = None
@@ -198,6 +219,26 @@ class FaultyScan(_Watched):
                 counts[self._segments.index(segment)] = np.uint16(max(0.0, min(65535.0, fault.level)))
 
 
+class FaultyCall(_Watched):
+    """What reaches a device as a whole, such as its reconnection, with faults of its link."""
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[], None],
+        clock: Clock,
+        faults: tuple[Fault, ...],
+        since: float | None = None,
+    ) -> None:
+        super().__init__(name, clock, faults, since)
+        self._backend = call
+
+    def __call__(self) -> None:
+        """Reach it, unless its link is down."""
+        self.link()
+        self._backend()
+
+
 class SteppedClock:
     """A clock whose time of day jumps: a :class:`drivers.clock.Clock`.
 
@@ -206,12 +247,14 @@ class SteppedClock:
     clock : Clock
     faults : tuple of Fault
         Of kind ``clock_step``; each jump lasts for its duration.
+    since : float, s, optional
+        From when their times count; now unless given.
     """
 
-    def __init__(self, clock: Clock, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, clock: Clock, faults: tuple[Fault, ...], since: float | None = None) -> None:
         self._clock = clock
         self._faults = faults
-        self._origin = clock.monotonic()
+        self._origin = clock.monotonic() if since is None else since
 
     @property
     def virtual(self) -> bool:
@@ -244,10 +287,16 @@ class SteppedClock:
         """Return a place for a thread."""
         return self._clock.register(name)
 
+    def free(self, after: float) -> str | None:
+        """Let time go on without a thread that hangs."""
+        return self._clock.free(after)
 
-def faulty_write(name: str, write: Callable[P, T], clock: Clock, faults: tuple[Fault, ...]) -> Callable[P, T]:
+
+def faulty_write(
+    name: str, write: Callable[P, T], clock: Clock, faults: tuple[Fault, ...], since: float | None = None
+) -> Callable[P, T]:
     """Return ``write``, which fails as on a full disk while a ``disk_full`` acts."""
-    watched = _Watched(name, clock, faults)
+    watched = _Watched(name, clock, faults, since)
 
     def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
         if watched.acting("disk_full"):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drivers.contract import (
     Column,
@@ -19,18 +20,22 @@ from drivers.contract import (
     Parameter,
     PressureGauge,
     Readable,
+    Scan,
     ScanTiming,
     SegmentedDetector,
     Stage,
 )
-from drivers.errors import DriverError, LimitError
-from drivers.registry import Context, DetectorFile
+from drivers.errors import DriverError, InputError, LimitError
+from drivers.registry import Context, DetectorFile, own_options
 from drivers.units import KEV, Q, format_quantity, quantity, si
 from simulators import options as options_of
-from simulators.backends import UNITS, Blanker, Figure
+from simulators.backends import UNITS, Blanker, Figure, Halt, Reconnection
 
 if TYPE_CHECKING:
+    from simulators.memory import Memory
     from simulators.world import World
+
+Wrapped = TypeVar("Wrapped")
 
 TWIN = Path(__file__).with_name("twin.yaml")
 """The default instrument."""
@@ -89,7 +94,10 @@ def build(role: str, options: Mapping[str, Any], context: Context) -> Any:  # no
         context.shared["twin"] = _world(context)
         context.truth = Truth(context.shared["twin"])
         context.closers.append(context.shared["twin"].close)
+        context.finishers.append(lambda: context.shared["twin"].relive(partial(_again, context.shared["twin"])))
     world: World = context.shared["twin"]
+    again = world.faults.wrap_call(role, Reconnection(world, role), world.clock, world.origin)
+    context.reconnections[role] = _kept(world, again)
     builders: dict[str, Callable[[World, Context], Any]] = {
         "column": _column,
         "detector": _detector,
@@ -112,19 +120,63 @@ def _world(context: Context) -> World:
 
     common = context.common(options_of.WorldOptions)
     seed = common.seed if common.specimen.seed is None else common.specimen.seed
+    specimen = Specimen(seed, extent=si(common.specimen.extent))
+    chamber = Chamber(si(common.chamber.volume), si(common.chamber.pumping_speed))
     world = World(
         context.clock,
-        Specimen(seed, extent=si(common.specimen.extent)),
+        specimen,
         common.seed,
-        Chamber(si(common.chamber.volume), si(common.chamber.pumping_speed)),
+        chamber,
         gas_path=si(common.chamber.gas_path),
         drift_speed=si(common.drift.speed),
+        memory=_memory(context, common.seed),
     )
     world.faults = FaultPlan(faults=common.faults)
-    context.clock = world.faults.wrap_clock(context.clock)
+    context.clock = world.faults.wrap_clock(context.clock, world.origin)
     x, y, z = common.drift.expansion
     world.drift.expansion = (si(x), si(y), si(z))
     return world
+
+
+def _kept(world: World, wrapped: Wrapped) -> Wrapped:
+    """Return what a plan of faults has wrapped; the world lets go of calls that hang in there when it is closed."""
+    release = getattr(wrapped, "release", None)
+    if release is not None:
+        world.releases.append(release)
+    return wrapped
+
+
+def _memory(context: Context, seed: int) -> Memory | None:
+    """Open the twin's memory where it is to have one."""
+    from simulators.memory import Memory, fingerprint
+
+    if context.memory is None:
+        return None
+    data = context.document.data
+    driver = context.document.get(context.at)["driver"]
+    entries = {**{role: data[role] for role in data if role != "gases"}, **data["gases"]}
+    twins = {
+        role: own_options(entry)
+        for role, entry in entries.items()
+        if isinstance(entry, dict) and entry.get("driver") == driver
+    }
+    return Memory.open(context.memory, context.clock, seed, fingerprint(context.settings, twins))
+
+
+def _again(world: World, line: Mapping[str, Any]) -> None:
+    """Do again what a line of the memory tells."""
+    if "put" in line:
+        world.figures[line["put"]].put(line["value"])
+    elif "blank" in line:
+        Blanker(world).put(line["blank"])
+    elif "stop" in line:
+        world.halt()
+    elif "frame" in line:
+        rows, columns, field_of_view, dwell_time = line["frame"]
+        x, y = line["centre"]
+        world.count(Scan(rows, columns, field_of_view, dwell_time), (x, y))
+    else:
+        raise InputError(f"the twin's memory holds what this program does not know: {sorted(line)}; move it away")
 
 
 def _parameter(
@@ -137,10 +189,11 @@ def _parameter(
 ) -> Parameter:
     """Return a parameter; ``limits`` and ``tolerance`` in SI."""
     scale = UNITS[unit]
+    world.figures[name] = Figure(world, name, unit, *figure)
     return Parameter(
         name,
         unit,
-        world.faults.wrap(name, Figure(world, unit, *figure), world.clock),
+        _kept(world, world.faults.wrap(name, world.figures[name], world.clock, world.origin)),
         world.clock,
         limits=Limits(limits[0] / scale, limits[1] / scale),
         tolerance=tolerance / scale,
@@ -190,7 +243,7 @@ def _column(world: World, context: Context) -> Column:
         make("stigmator_y", "percent", beam.stigmator[1], (-1.0, 1.0), 1e-3),
         make("beam_shift_x", "um", beam.shift[0], (-shift, shift), 1e-9),
         make("beam_shift_y", "um", beam.shift[1], (-shift, shift), 1e-9),
-        world.faults.wrap_switch("column.blanker", Blanker(world), world.clock),
+        _kept(world, world.faults.wrap_switch("column.blanker", Blanker(world), world.clock, world.origin)),
     )
 
 
@@ -211,7 +264,14 @@ def _detector(world: World, context: Context) -> SegmentedDetector:
     diode = Diode(geometry, _amplifiers(world, geometry.names, given), world.stream("frames"), given.glow)
     world.diode = diode
     timing = ScanTiming(si(given.line), si(given.frame))
-    scanner = TwinScanner(world, timing, si(given.distortion))
+    scanner = world.faults.wrap_scan(
+        "detector",
+        TwinScanner(world, timing, si(given.distortion)),
+        world.clock,
+        geometry.names,
+        Blanker(world),
+        since=world.origin,
+    )
 
     def knobs(word: str) -> dict[str, Parameter]:
         settings = {amplifier.name: getattr(amplifier, word) for amplifier in diode.amplifiers}
@@ -225,7 +285,7 @@ def _detector(world: World, context: Context) -> SegmentedDetector:
         channels=Channels(diode, lambda: world.time),
         contrast=knobs("contrast"),
         brightness=knobs("brightness"),
-        backend=world.faults.wrap_scan("detector", scanner, world.clock, geometry.names, Blanker(world)),
+        backend=_kept(world, scanner),
         column=context.column,
         timing=timing,
         probe_diameter=world.beam.probe_diameter,
@@ -269,17 +329,13 @@ def _stage(world: World, context: Context) -> Stage:
         axis = getattr(axes, name)
         return _parameter(world, f"stage.{name}", unit, (axis.at, axis.go), (-limit, limit), tolerance)
 
-    def stop() -> None:
-        with world.lock:
-            axes.stop(world.catch_up())
-
     return Stage(
         make("x", "mm", travel, 1e-7),
         make("y", "mm", travel, 1e-7),
         make("z", "mm", lift, 1e-6),
         make("rotation", "deg", 2.0 * math.pi, 1e-4),
         make("tilt", "deg", tilt, 1e-4),
-        stop,
+        Halt(world),
     )
 
 
@@ -364,5 +420,6 @@ def _gauge(world: World, context: Context) -> PressureGauge:
         shown = pressure + math.hypot(relative * pressure, floor) * noise.normal(world.index)
         return max(shown, 0.0)
 
-    backend = world.faults.wrap("gauge.pressure", Figure(world, "Pa", read), world.clock)
+    figure = Figure(world, "gauge.pressure", "Pa", read)
+    backend = _kept(world, world.faults.wrap("gauge.pressure", figure, world.clock, world.origin))
     return PressureGauge(Readable("gauge.pressure", "Pa", backend, world.clock))

@@ -244,9 +244,15 @@ class Kinetics(document.Strict):
         """Temperature and pressure of the laws' stated values, K and Pa."""
         return si(self.reference.temperature), si(self.reference.pressure)
 
+    @cached_property
+    def _threshold(self) -> tuple[float, float]:
+        """Temperature about which islands elongate, and its width, K."""
+        return si(self.elongation.above), max(si(self.elongation.width), 1e-9)
+
     def aspect(self, temperature: float) -> float:
         """Return the aspect ratio of edge speeds on (110) at a temperature (K): 1 well below its threshold."""
-        offset = (temperature - si(self.elongation.above)) / max(si(self.elongation.width), 1e-9)
+        above, width = self._threshold
+        offset = (temperature - above) / width
         return 1 + (self.elongation.aspect - 1) / (1 + math.exp(-max(-50.0, min(50.0, offset))))
 
     def rates(self, temperature: float, oxygen: float, hydrogen: float) -> Rates:

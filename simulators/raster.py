@@ -76,6 +76,8 @@ class TwinScanner:
         Standard deviation of the probe current from row to row, as a share.
     """
 
+    prompt = True
+
     def __init__(self, world: World, timing: ScanTiming, distortion: float = 1e-3, flicker: float = 5e-4) -> None:
         self._world = world
         self._timing = timing
@@ -124,11 +126,10 @@ class TwinScanner:
         """Render what the raster saw; the specimen is the one at its end, seconds after its beginning."""
         world, scan = self._world, begun.scan
         with world.lock:
-            world.scan, world.scanned_at = scan, begun.centre
+            number = world.count(scan, begun.centre)
             end = world.catch_up()
             beam, diode = world.beam, world.diode
             assert beam is not None and diode is not None  # noqa: S101, PT018  built before the scanner
-            number, world.frames = world.frames, world.frames + 1
             temperature, current = world.furnace.sensor, beam.current.at(end) * (1.0 + world.emission.value)
             view = renderer(
                 round(beam.energy.at(end) / KEV, 2) * KEV, diode.geometry.at(round(world.working_distance(end), 5))

@@ -156,6 +156,7 @@ class Specimen:
         self._metal_induction = 0.0
         self._smoothed = 0.0
         self._whole: tuple[float, Truth] | None = None
+        self._latest: tuple[tuple[float, float, float], Rates] | None = None
 
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *purpose])
@@ -180,8 +181,10 @@ class Specimen:
         """
         if not (math.isfinite(seconds) and seconds >= 0):
             raise InputError(f"expected a time of 0 s or more; got {seconds:g} s")
-        oxygen, hydrogen = partial_pressure.get("O2", 0.0), partial_pressure.get("H2", 0.0)
-        rates = self.kinetics.rates(temperature, oxygen, hydrogen)
+        conditions = (temperature, partial_pressure.get("O2", 0.0), partial_pressure.get("H2", 0.0))
+        if self._latest is None or self._latest[0] != conditions:  # a hold in steady gas has the same rates for hours
+            self._latest = (conditions, self.kinetics.rates(*conditions))
+        rates = self._latest[1]
         left = seconds
         while left > 0:
             until = self._until_active(rates)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.clock import Clock
+from drivers.clock import Clock, VirtualClock
 from drivers.contract import Scan
 from drivers.errors import DeviceUnavailable
 from drivers.sample import HeightMap
@@ -28,6 +29,8 @@ from simulators.optics import Beam, StageAxes
 from simulators.randomness import Stream, Wander
 
 if TYPE_CHECKING:
+    from simulators.backends import Figure
+    from simulators.memory import Memory
     from simulators.specimen import Grid, Specimen, Surface
 
 Floats = NDArray[np.float64]
@@ -68,7 +71,8 @@ class Drift:
     def step(self, seconds: float, temperature: float) -> None:
         """Go on by ``seconds`` with the furnace at ``temperature`` (K)."""
         self.settled += (temperature - self.settled) * -math.expm1(-seconds / self.time_constant)
-        self.position = self.position + seconds * np.array([wander.value for wander in self.velocity])
+        for axis, wander in enumerate(self.velocity):
+            self.position[axis] += seconds * wander.value
 
     @property
     def offset(self) -> tuple[float, float, float]:
@@ -89,6 +93,8 @@ class World:
     chamber : Chamber
     gas_path : float, m
         Of the probe, from the last aperture to the sample.
+    memory : Memory, optional
+        Remembers what the hardware is told; :meth:`relive` plays it back, once every device has been built.
 
     Attributes
     ----------
@@ -108,6 +114,7 @@ class World:
         chamber: Chamber | None = None,
         gas_path: float = 5e-3,
         drift_speed: float = 3e-9 / 60.0,
+        memory: Memory | None = None,
     ) -> None:
         self.clock = clock
         self.seed = seed
@@ -117,6 +124,8 @@ class World:
         self.furnace = Furnace()
         self.lines: dict[str, FlowController] = {}
         self.stage = StageAxes()
+        self.figures: dict[str, Figure] = {}
+        """What can be set, by channel."""
         self.gas_path = gas_path
         self.beam: Beam | None = None
         self.diode: Diode | None = None
@@ -132,9 +141,17 @@ class World:
         """Middle of the last frame's field on the specimen, m, when its raster began."""
         self.closed = False
         self.faults = FaultPlan()
+        self.releases: list[Callable[[], None]] = []
+        """Called by :meth:`close`: each lets go of calls that hang."""
+        self.reconnections: dict[str, int] = {}
+        """How often each device was reconnected."""
         self.index = 0
-        self._origin = clock.monotonic()
-        self._start = clock.now()
+        self.origin = clock.monotonic() if memory is None else memory.origin
+        """On the clock's monotonic scale, when the world began; the times of faults count from there too."""
+        self._start = clock.now() if memory is None else memory.start
+        self._memory = memory
+        self._past: float | None = None
+        self._unwatch: Callable[[], None] | None = None
 
     def stream(self, name: str) -> Stream:
         """Return the noise for a purpose."""
@@ -146,7 +163,7 @@ class World:
     @property
     def time(self) -> float:
         """Seconds since the world began."""
-        return self.clock.monotonic() - self._origin
+        return self.clock.monotonic() - self.origin if self._past is None else self._past
 
     @property
     def moment(self) -> datetime:
@@ -165,9 +182,40 @@ class World:
             raise DeviceUnavailable("the twin has been closed; build the instrument again")
         time = self.time
         due = math.floor(time / STEP + 1e-9)
-        while self.index < due:
-            self._step()
+        if self.index < due:
+            while self.index < due:
+                self._step()
+            if self._memory is not None and self._past is None:
+                self._memory.note(time)
         return time
+
+    def tell(self, time: float, **what: Any) -> None:
+        """Remember, where there is a memory, what the hardware was told at ``time`` (s). Hold the lock."""
+        if self._memory is not None and self._past is None:
+            self._memory.write(time, **what)
+
+    def relive(self, act: Callable[[Mapping[str, Any]], None]) -> None:
+        """Play back what the memory holds, bring the world to the present, and remember from now on.
+
+        Parameters
+        ----------
+        act : callable
+            Does again what one line of the memory tells.
+        """
+        memory = self._memory
+        if memory is None:
+            return
+        with self.lock:
+            for line in memory.told:
+                self._past = float(line["at"])
+                act(line)
+            self._past = memory.time
+            self.catch_up()
+            self._past = None
+            memory.told.clear()
+            memory.begin()
+        if isinstance(self.clock, VirtualClock):
+            self._unwatch = self.clock.watch(lambda moment: memory.note(moment - self.origin))
 
     def _step(self) -> None:
         self.index += 1
@@ -180,6 +228,23 @@ class World:
                 wander.step()
         if self.index % SPECIMEN_STEPS == 0:
             self.specimen.advance(STEP * SPECIMEN_STEPS, self.furnace.sample, self.chamber.pressures)
+
+    def count(self, scan: Scan, centre: tuple[float, float]) -> int:
+        """Note that a frame has been scanned, with the middle of its field on the specimen (m); return its number."""
+        with self.lock:
+            time = self.catch_up()
+            number, self.frames = self.frames, self.frames + 1
+            self.scan, self.scanned_at = scan, centre
+            told = [scan.rows, scan.columns, scan.field_of_view, scan.dwell_time]
+            self.tell(time, frame=told, centre=list(centre))
+            return number
+
+    def halt(self) -> None:
+        """Stop every axis of the stage."""
+        with self.lock:
+            time = self.catch_up()
+            self.stage.stop(time)
+            self.tell(time, stop="stage")
 
     def working_distance(self, time: float) -> float:
         """Return the distance from the pole piece to the sample, m."""
@@ -209,8 +274,15 @@ class World:
         )
 
     def close(self) -> None:
-        """Answer no more."""
+        """Answer no more; what is remembered stays."""
+        for release in self.releases:
+            release()
+        if self._unwatch is not None:
+            self._unwatch()
         with self.lock:
+            if self._memory is not None and not self.closed:
+                self.closed = True
+                self._memory.close()
             self.closed = True
 
     def field(self, most: int = 160) -> Grid:

@@ -143,3 +143,106 @@ def test_bad_clock_is_refused():
         VirtualClock(speed=0.0)
     with pytest.raises(InputError, match="time zone"):
         VirtualClock(start=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("speed", [None, 1000.0])
+def test_a_thread_that_waits_for_ever_holds_nobody_up(speed):
+    clock = VirtualClock(speed=speed)
+    never = clock.signal()
+    place = clock.register("hung")
+
+    def hang():
+        with place:
+            never.wait()
+
+    thread = threading.Thread(target=hang, daemon=True)
+    thread.start()
+    log = play(clock, {name: sleeper(clock, name, 1.0 + index, 10) for index, name in enumerate("ab")})
+    assert log[-1] == (20.0, "b")
+    assert thread.is_alive()
+    never.set()
+    clock.sleep(0.0)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_who_leaves_before_another_is_due_does_not_leave_it_asleep():
+    clock = VirtualClock(speed=50.0)
+
+    def brief(log):
+        clock.sleep(1.0)
+        log.append(("brief", clock.monotonic()))
+
+    assert play(clock, {"brief": brief, "long": sleeper(clock, "long", 3.0, 1)}) == [("brief", 1.0), (3.0, "long")]
+
+
+def test_a_clock_that_continues_another():
+    clock = VirtualClock(speed=1000.0, elapsed=3600.5)
+    assert clock.now() == datetime(2026, 1, 1, 19, 0, 0, 500_000, tzinfo=UTC)
+    moments = []
+    end = clock.watch(moments.append)
+    began = time.monotonic()
+    clock.sleep(10.0)
+    assert 0.009 < time.monotonic() - began < 1.0  # not the hour that went before
+    end()
+    clock.sleep(1.0)
+    assert moments == [3610.5]
+    with pytest.raises(InputError, match="0 s or more after its start"):
+        VirtualClock(elapsed=-1.0)
+
+
+def test_time_goes_on_without_a_thread_that_hangs():
+    clock = VirtualClock()
+    let_go, hangs = threading.Event(), threading.Event()
+    log = []
+    engine, other = clock.register("engine"), clock.register("other")
+
+    def hang():
+        with engine:
+            hangs.set()
+            let_go.wait(10)  # a call that does not come back
+            clock.sleep(5.0)  # and does after all: it waits like one that was never registered
+            log.append(("engine", clock.monotonic()))
+
+    def go_on():
+        with other:
+            clock.sleep(100.0)
+            log.append(("other", clock.monotonic()))
+
+    threads = [threading.Thread(target=work) for work in (hang, go_on)]
+    for thread in threads:
+        thread.start()
+    assert hangs.wait(5)
+    assert clock.free(3600.0) is None  # it has not hung for so long
+    time.sleep(0.02)
+    assert clock.free(0.01) == "engine"
+    threads[1].join(5)
+    assert log == [("other", 100.0)]
+    let_go.set()
+    threads[0].join(5)
+    assert log == [("other", 100.0), ("engine", 105.0)]
+    assert clock.free(0.0) is None
+    assert RealClock().free(0.0) is None
+
+
+def test_a_thread_that_was_freed_before_it_began_gets_its_place_back():
+    clock = VirtualClock()
+    late, other = clock.register("late"), clock.register("other")
+    time.sleep(0.02)
+    with clock._lock:
+        clock._dispatch()  # somebody waits, and it is the turn of the one that has not begun
+    time.sleep(0.02)
+    assert clock.free(0.01) == "late"
+    log = []
+
+    def work(place, name, seconds):
+        with place:
+            clock.sleep(seconds)
+            log.append((name, clock.monotonic()))
+
+    threads = [threading.Thread(target=work, args=part) for part in ((late, "late", 1.0), (other, "other", 2.0))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(log) == [("late", 1.0), ("other", 2.0)]

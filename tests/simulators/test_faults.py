@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from drivers.clock import Clock, VirtualClock
 from drivers.contract import Parameter, Readable, Scan
 from drivers.errors import DeviceError, DeviceTimeout, DeviceUnavailable, DocumentError, InputError
+from drivers.patience import Patience, is_prompt
+from drivers.patient import PatientFigure
 from simulators.faults import KINDS, FaultPlan
 
 
@@ -107,6 +110,66 @@ def test_a_lost_link_fails_in_both_directions_and_heals(clock, kind, error):
         backend.put(400.0)
     clock.sleep(5.0)
     assert backend.get()[0] == memory.value == 310.0
+
+
+def test_a_call_that_hangs_does_not_return_and_time_goes_on(clock):
+    memory, backend = wrapped(f"kind: hang, target: heater, {WINDOW}", clock)
+    assert not is_prompt(backend)
+    backend.put(310.0)
+    clock.sleep(12.0)
+    came, place = [], clock.register("caller")
+
+    def call():
+        with place:
+            try:
+                backend.put(400.0)
+            except DeviceUnavailable as error:
+                came.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    clock.sleep(100.0)
+    assert clock.monotonic() == 112.0
+    assert thread.is_alive()
+    assert backend.get()[0] == memory.value == 310.0  # the fault is over: this call is answered, that one never
+    backend.release()
+    clock.sleep(0.0)
+    thread.join(5.0)
+    assert "hung until" in came[0].message
+    assert memory.value == 310.0
+
+
+def test_a_backend_is_as_prompt_as_its_hardware_unless_it_hangs(clock):
+    line = f"kind: timeout, target: heater, {WINDOW}"
+    memory, backend = wrapped(line, clock)
+    assert not is_prompt(backend)
+    memory.prompt = True
+    assert is_prompt(backend)
+    hung = plan(line.replace("timeout", "hang")).wrap("heater.temperature", memory, clock)
+    assert not is_prompt(hung)
+
+
+@pytest.mark.parametrize(("target", "fails"), [("heater", True), ("heater.temperature", False), ("gauge", False)])
+def test_a_lost_link_is_not_made_anew_before_it_is_there(clock, target, fails):
+    reached = []
+    again = plan(f"kind: disconnect, target: {target}, {WINDOW}").wrap_call("heater", lambda: reached.append(1), clock)
+    clock.sleep(12.0)
+    if fails:
+        with pytest.raises(DeviceUnavailable):
+            again()
+        clock.sleep(5.0)
+    again()
+    assert reached == [1]
+
+
+def test_times_may_count_from_an_earlier_moment(clock):
+    clock.sleep(100.0)
+    memory = Memory(clock)
+    backend = plan(f"kind: disconnect, target: heater, {WINDOW}").wrap("heater.temperature", memory, clock, since=88.0)
+    with pytest.raises(DeviceUnavailable):
+        backend.get()
+    clock.sleep(3.0)
+    assert backend.get()[0] == 300.0
 
 
 def test_nonsense_is_refused_by_the_contract_or_reads_as_given(clock):
@@ -299,7 +362,8 @@ def test_random_plans_need_a_target_and_a_span():
 def test_any_random_plan_ends_in_a_value_or_a_device_error(seed, moments):
     clock = VirtualClock()
     faults = FaultPlan.random(seed, ["gauge.pressure", "heater.temperature"], span=3000.0, interval=120.0)
-    backend = faults.wrap("heater.temperature", Memory(clock), clock)
+    patience = Patience("heater", clock, in_a_row=10**9)
+    backend = PatientFigure(faults.wrap("heater.temperature", Memory(clock), clock), patience, "heater.temperature")
     for moment in moments:
         clock.sleep(moment)
         try:

@@ -42,7 +42,9 @@ def upgrade() -> None:
         sa.Column("end", TIME, nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
         sa.Column("low", sa.Double(), nullable=False),
+        sa.Column("low_time", TIME, nullable=False),
         sa.Column("high", sa.Double(), nullable=False),
+        sa.Column("high_time", TIME, nullable=False),
         sa.Column("mean", sa.Double(), nullable=False),
         sa.Column("fresh", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["channel_id"], ["channels.id"], name=op.f("fk_spans_channel_id_channels")),
@@ -71,6 +73,8 @@ def upgrade() -> None:
         sa.Column("title", sa.Text(), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("channel", sa.String(length=64), nullable=False),
+        sa.Column("event_number", KEY, nullable=True),
+        sa.Column("key", sa.String(length=32), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("due", TIME, nullable=False),
@@ -79,6 +83,7 @@ def upgrade() -> None:
         _known("alerts", "waiting", "sent", "failed"),
         _run_key("alerts"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
+        sa.UniqueConstraint("event_number", "channel", name=op.f("uq_alerts_event_number_channel")),
     )
     op.create_index(op.f("ix_alerts_state_due"), "alerts", ["state", "due"])
     op.create_table(
@@ -105,6 +110,7 @@ def upgrade() -> None:
     op.create_table(
         "replayed",
         sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("time", TIME, nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_replayed")),
     )

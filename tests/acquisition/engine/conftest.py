@@ -12,6 +12,7 @@ from acquisition.actions import Configure, Imaging
 from acquisition.feed import LiveFeed
 from acquisition.log import Log
 from acquisition.night import Night
+from acquisition.resumption import enter_resumption, plan_resumption
 from acquisition.store import Store
 from drivers.clock import VirtualClock
 from drivers.contract import (
@@ -31,6 +32,13 @@ from drivers.errors import DeviceError
 from drivers.frame import Channel
 from drivers.geometry import annular
 from drivers.units import quantity
+
+SAFE_STATE = [
+    {"blank": "beam", "within": "5 s"},
+    {"heater": "25 degC", "within": "3 min"},
+    {"close": "reactive", "within": "30 s"},
+    {"close": "all", "within": "30 s"},
+]
 
 
 class Follows:
@@ -149,8 +157,9 @@ class FakeLive:
 class Bench:
     """What a test of the engine needs in one hand."""
 
-    def __init__(self, log, store, clock=None):
+    def __init__(self, log, store, clock=None, **description):
         self.log, self.store = log, store
+        self.description = {"safe_state": SAFE_STATE, **description}
         self.clock = clock or VirtualClock()
         self.journal = []
         self.blanker = Blanker(self.journal, self.clock)
@@ -202,7 +211,7 @@ class Bench:
         pressure = Readable("gauge.pressure", "Pa", Follows(self.clock, 1.0), self.clock)
         return Instrument(
             "bench", self.clock, column, detector, stage, heater, gases, PressureGauge(pressure),
-            truth=lambda: {"coverage": quantity(0.5, "")},
+            truth=lambda: {"coverage": quantity(0.5, "")}, description=self.description,
         )  # fmt: skip
 
     def night(self, actions, live=None, *, latency=2.0, capacity=8, period=10.0):
@@ -213,6 +222,13 @@ class Bench:
         )  # fmt: skip
         feed = None if live is None else LiveFeed(live, self.clock, latency=latency, capacity=capacity, patience=3.0)
         return Night(self.instrument, self.log, self.store, run_id, actions, feed=feed, period=period)
+
+    def resumed(self, run_id, actions, live=None, *, longest_outage=3600.0):
+        """Return the night that goes on where a run was interrupted; the instrument is as that left it."""
+        resumption = plan_resumption(self.log, run_id, actions, self.instrument, longest_outage)
+        enter_resumption(self.log, run_id, resumption)
+        feed = None if live is None else LiveFeed(live, self.clock, latency=2.0, capacity=8, patience=3.0)
+        return Night(self.instrument, self.log, self.store, run_id, actions, feed=feed, resumption=resumption)
 
     def play(self, actions, live=None, *, while_running=None, **options):
         """Run to the end; return the outcome and the run's id."""

@@ -1,12 +1,14 @@
 """The engine: what each action does, what interrupts it, and that every way out passes through the cleanup."""
 
+import threading
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 
 from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
-from acquisition.requests import Requests, StopRequest
+from acquisition.ledger import Ledger
+from acquisition.requests import Requests, SafeRequest, Standstill, StopRequest
 from acquisition.states import WAYS, State, step
 from drivers.clock import RealClock, VirtualClock
 from drivers.errors import DatabaseError, DeviceError, DiskFull, RunError
@@ -112,10 +114,10 @@ def test_ramp_waits_until_the_readback_is_there(bench, configure):
     assert bench.clock.monotonic() >= times["heater.temperature"] + 9.8
 
 
-def test_a_ramp_that_never_arrives_fails_and_is_cleaned_up(bench, configure):
+def test_a_ramp_that_never_arrives_ends_safe(bench, configure):
     bench.backends["heater.temperature"].speed = 1e-6
     outcome, run_id = bench.play([configure, Ramp(address="r", target="800 K", rate="60 K/min", at_most="5 min")])
-    assert outcome.state is State.FAILED
+    assert outcome.state is State.SAFE
     assert "expected 800 K after 300 s; the readback is 298.15 K" in outcome.reason
     assert states(bench, run_id) == ["done", "failed"]
     assert left_safe(bench)
@@ -199,11 +201,15 @@ def test_every_failure_passes_through_the_cleanup(bench, configure, error, words
     bench.scanner.during = fail
     actions = [configure, Ramp(address="r", target="800 K", rate="600 K/min"), *frames(3)]
     outcome, run_id = bench.play(actions)
-    assert outcome.state is State.FAILED
+    assert outcome.state is State.SAFE
     assert words in outcome.reason
     assert left_safe(bench)
-    assert bench.log.run(run_id).state == "failed"
+    assert bench.log.run(run_id).state == "safe"
     assert len(bench.log.frames(run_id)) == 1
+    retries = [event for event in bench.log.events(run_id) if event.kind == "retry"]
+    assert [event.data["retry"] for event in retries] == [1, 2, 3]
+    pauses = [(after.time - before.time).total_seconds() for before, after in pairwise(retries)]
+    assert pauses[1] > 2 * pauses[0]  # the pauses grow
 
 
 LOG_METHODS = ("set_state", "intent", "outcome", "setpoint", "frame", "event")
@@ -215,7 +221,7 @@ LOG_METHODS = ("set_state", "intent", "outcome", "setpoint", "frame", "event")
     "error", [DatabaseError("gone"), MemoryError(), ValueError("odd")], ids=["lost", "memory", "bug"]
 )
 def test_a_log_that_fails_once_anywhere_leaves_the_instrument_safe(bench, configure, monkeypatch, method, call, error):
-    written, calls = getattr(bench.log, method), []
+    calls = []
 
     def fails(*arguments, **named):
         calls.append(arguments)
@@ -230,11 +236,12 @@ def test_a_log_that_fails_once_anywhere_leaves_the_instrument_safe(bench, config
         *frames(2),
     ]
     night = bench.night(actions)
-    monkeypatch.setattr(bench.log, method, fails)
+    written = getattr(night._ledger, method)
+    monkeypatch.setattr(night._ledger, method, fails)
     night.start()
     assert night.wait(60)
     outcome = night.finish()
-    assert outcome.state in (State.FINISHED, State.FAILED)
+    assert outcome.state in (State.FINISHED, State.FAILED, State.SAFE)
     assert left_safe(bench)
     assert bench.log.run(night.run_id).state == outcome.state
 
@@ -276,7 +283,7 @@ def test_a_blanker_that_does_not_open_is_told(bench, configure):
 
     bench.blanker.put = stick
     outcome, run_id = bench.play([configure, *frames(1)])
-    assert outcome.state is State.FAILED
+    assert outcome.state is State.SAFE
     assert "still blanked after unblanking" in outcome.reason
     assert bench.log.frames(run_id) == []
 
@@ -335,15 +342,33 @@ def test_requests_that_cross_each_other(bench):
     requests = Requests(bench.clock)
     requests.stop("enough")
     requests.pause()
-    assert not requests.pausing
+    assert requests.standstill is None
     with pytest.raises(StopRequest, match="enough"):
-        requests.raise_if_stopped()
+        requests.raise_if_ended()
+    requests.safe("too hot")  # goes before a mere stop
+    with pytest.raises(SafeRequest, match="too hot"):
+        requests.raise_if_ended()
     again = Requests(bench.clock)
     again.pause()
     again.pause()
     again.resume()
-    again.wait_while_pausing()
-    again.raise_if_stopped()
+    again.wait_for_change(Standstill(State.PAUSED))
+    again.raise_if_ended()
+
+
+def test_a_pause_lies_over_a_suspension(bench):
+    requests = Requests(bench.clock)
+    requests.suspend("pressure", "the pressure is too high")
+    requests.suspend("database", "the database is away")
+    assert requests.standstill == Standstill(State.SUSPENDED, "the pressure is too high; the database is away")
+    requests.pause()
+    assert requests.standstill == Standstill(State.PAUSED)
+    requests.resume()
+    requests.release("pressure")
+    requests.release("nothing of the kind")
+    assert requests.standstill == Standstill(State.SUSPENDED, "the database is away")
+    requests.release("database")
+    assert requests.standstill is None
 
 
 def test_abort_before_the_raster_begins_is_not_lost(bench, configure):
@@ -453,6 +478,79 @@ def test_pause_holds_the_night_and_resume_goes_on(bench, configure):
     assert told == ["running", "paused", "running", "stopping", "finished"]
 
 
+def test_a_pause_at_once_takes_the_frame_again(bench, configure):
+    paced = type(bench)(bench.log, bench.store, VirtualClock(speed=50.0))
+    night = paced.night([configure, *frames(3)])
+    paced.scanner.during = lambda taken: night.engine.pause(at_once=True) if taken == 1 else None
+    night.start()
+    while night.engine.progress.state is not State.PAUSED:
+        assert not night.wait(0.01)
+    assert paced.blanker.closed
+    paced.scanner.during = None
+    night.engine.resume()
+    assert night.wait(30)
+    assert night.finish().state is State.FINISHED
+    assert [frame.number for frame in paced.log.frames(night.run_id)] == [0, 1, 2]
+
+
+def test_a_suspension_takes_the_frame_again_and_moves_the_series(bench, configure):
+    night = bench.night([configure, *frames(4, every="10 s")])
+    clock = bench.clock
+
+    def other(place):
+        with place:
+            clock.sleep(10.2)  # in the middle of the second frame
+            night.engine.suspend("the pressure is too high", "pressure")
+            clock.sleep(100.0)
+            night.engine.release("pressure")
+
+    watch = threading.Thread(target=other, args=(clock.register("watch"),), name="watch")
+    watch.start()
+    night.start()
+    assert night.wait(30)
+    watch.join(10)
+    assert night.finish().state is State.FINISHED
+    times = [frame.time for frame in bench.log.frames(night.run_id)]
+    gaps = [(after - before).total_seconds() for before, after in pairwise(times)]
+    assert gaps == pytest.approx([110.2, 10.0, 10.0], abs=0.7)
+    told = [event.message for event in bench.log.events(night.run_id) if event.kind == "state"]
+    assert told == ["running", "suspended: the pressure is too high", "running", "stopping", "finished"]
+
+
+def test_the_safe_state_does_not_wait_for_the_engine(bench, configure):
+    """An interlock makes safe in its own thread while the engine hangs in a device; afterwards nothing is sent."""
+    hangs, goes_on = threading.Event(), threading.Event()
+    actions = [
+        configure,
+        SetGas(address="g", flows={"H2": "5 sccm"}),
+        Ramp(address="r", target="600 K", rate="600 K/min"),
+        Set(address="s", parameter="column.focus", value="8.01 mm"),
+        SetGas(address="o", flows={"O2": "5 sccm"}),
+    ]
+    real = type(bench)(bench.log, bench.store, RealClock())
+    real.backends["heater.temperature"].speed = 1e6
+    put = real.backends["column.focus"].put
+
+    def hang(value):
+        hangs.set()
+        assert goes_on.wait(30)
+        put(value)
+
+    real.backends["column.focus"].put = hang
+    night = real.night(actions)
+    night.start()
+    assert hangs.wait(30)
+    assert night.make_safe("the heater is too hot").verified
+    assert left_safe(real)  # while the engine's thread still hangs
+    goes_on.set()
+    assert night.wait(30)
+    outcome = night.finish()
+    assert (outcome.state, outcome.reason) == (State.SAFE, "the heater is too hot")
+    assert left_safe(real)
+    assert real.sent("gas.O2.flow")[-1] == 0
+    assert bench.log.run(night.run_id).state == "safe"
+
+
 def test_stop_while_paused(bench, configure):
     night = bench.night([configure, *frames(4)])
     bench.scanner.during = lambda taken: night.engine.pause() if taken == 1 else None
@@ -473,18 +571,37 @@ def test_pause_of_a_run_that_does_not_run_is_refused(bench, configure):
     assert night.finish().state is State.FINISHED
 
 
-def test_disk_full_fails_the_run_and_keeps_what_was_acknowledged(bench, configure, monkeypatch):
+def fill_disk(bench, monkeypatch, *, until):
+    """Let frame 2 find no room until a moment of the clock."""
     append = bench.store.append
 
     def full(run_id, number, frame):
-        if number == 2:
+        if number == 2 and bench.clock.monotonic() < until:
             raise DiskFull("a frame does not fit")
         return append(run_id, number, frame)
 
     monkeypatch.setattr(bench.store, "append", full)
+
+
+def test_a_full_disk_suspends_the_run_until_there_is_room(bench, configure, monkeypatch):
+    fill_disk(bench, monkeypatch, until=600.0)
     outcome, run_id = bench.play([configure, *frames(5)])
-    assert outcome.state is State.FAILED
-    assert "does not fit" in outcome.reason
+    assert outcome.state is State.FINISHED
+    kept = bench.log.frames(run_id)
+    assert [frame.number for frame in kept] == [0, 1, 2, 3, 4]
+    for frame in kept:
+        bench.store.verify(frame.stored)
+    assert kept[2].time < kept[0].time + timedelta(seconds=30)  # the frame that was taken is kept, not taken again
+    assert kept[3].time > kept[0].time + timedelta(seconds=600)
+    told = [event.message for event in bench.log.events(run_id) if event.kind == "state"]
+    assert told == ["running", "suspended: a frame does not fit", "running", "stopping", "finished"]
+
+
+def test_a_disk_that_stays_full_ends_safe_and_keeps_what_was_acknowledged(bench, configure, monkeypatch):
+    fill_disk(bench, monkeypatch, until=1e9)
+    outcome, run_id = bench.play([configure, *frames(5)])
+    assert outcome.state is State.SAFE
+    assert "does not fit; that has lasted for 1800 s" in outcome.reason
     assert left_safe(bench)
     kept = bench.log.frames(run_id)
     assert len(kept) == 2
@@ -492,19 +609,46 @@ def test_disk_full_fails_the_run_and_keeps_what_was_acknowledged(bench, configur
         bench.store.verify(frame.stored)
 
 
-def test_a_database_that_goes_away_still_leaves_the_instrument_safe(bench, configure, monkeypatch):
-    def gone(*arguments, **named):
-        raise DatabaseError("the database is gone")
+def cut_off(bench, monkeypatch, *, begin, end):
+    """Let the database refuse everything from one moment of the clock to another."""
+    write = bench.log.write
 
-    def cut(taken):
-        for name in ("event", "frame", "outcome", "set_state", "setpoint", "readings", "intent"):
-            monkeypatch.setattr(bench.log, name, gone)
+    def refuses(*arguments, **named):
+        if begin <= bench.clock.monotonic() < end:
+            raise DatabaseError("the database is gone")
+        return write(*arguments, **named)
 
-    bench.scanner.during = cut
-    outcome, _ = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(2)])
-    assert outcome.state is State.FAILED
-    assert "the database is gone" in outcome.reason
+    monkeypatch.setattr(bench.log, "write", refuses)
+
+
+def test_a_database_that_is_away_for_a_minute_loses_nothing(bench, configure, monkeypatch):
+    cut_off(bench, monkeypatch, begin=15.0, end=75.0)
+    outcome, run_id = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(5)])
+    assert outcome.state is State.FINISHED
+    assert [frame.number for frame in bench.log.frames(run_id)] == [0, 1, 2, 3, 4]
+    assert set(states(bench, run_id)) == {"done"}
+    told = [event.message for event in bench.log.events(run_id) if event.kind == "state"]
+    assert told == ["running", "suspended: the database is gone", "running", "stopping", "finished"]
+    assert not (bench.store.folder(run_id) / "sidecar.jsonl").exists()
+
+
+def test_a_database_that_stays_away_ends_safe_and_everything_waits_beside_the_frames(bench, configure, monkeypatch):
+    with monkeypatch.context() as patch:
+        cut_off(bench, patch, begin=15.0, end=1e9)
+        outcome, run_id = bench.play([configure, SetGas(address="g", flows={"H2": "5 sccm"}), *frames(5)])
+    assert outcome.state is State.SAFE
+    assert "the database is gone; that has lasted for 1800 s" in outcome.reason
     assert left_safe(bench)
+    assert bench.log.run(run_id).state == "running"  # nobody could tell it
+    known = len(bench.log.frames(run_id))
+    (recovered,) = Ledger.recover(bench.log, bench.store.root)
+    assert recovered.entries > 0
+    assert recovered.reason == ""
+    assert bench.log.run(run_id).state == "safe"
+    kept = bench.log.frames(run_id)
+    assert len(kept) == known + 1  # the frame during which it went
+    for frame in kept:
+        bench.store.verify(frame.stored)
 
 
 def test_frames_without_imaging_are_refused(bench):

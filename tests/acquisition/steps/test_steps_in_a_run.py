@@ -11,6 +11,7 @@ import pytest
 
 from acquisition.engine import Engine
 from acquisition.feed import LiveFeed
+from acquisition.ledger import Ledger
 from acquisition.log import Log
 from acquisition.plan import check
 from acquisition.recipe import compile_recipe, parse_recipe, ready_made
@@ -19,7 +20,7 @@ from acquisition.store import Store
 from drivers import document
 from drivers.clock import VirtualClock
 from drivers.registry import Registry
-from drivers.units import si
+from drivers.units import quantity, si
 from simulators.instruments import TWIN, world_of
 
 IMAGING = "imaging: {beam_energy: 5 keV, probe_current: 1 nA, field_of_view: 5 um, pixels: 96, dwell_time: 2 us}\n"
@@ -93,7 +94,9 @@ def play(tmp_path):
             started=clock.now(), version="0",
         )  # fmt: skip
         feed = LiveFeed(TruthfulLive(instrument, silent), clock, latency=2.0) if live else None
-        engine = Engine(instrument, log, store, run_id, feed=feed, dose_limit=dose_limit)
+        ledger = Ledger(log, store.folder(run_id) / "sidecar.jsonl", clock)
+        opened.append(ledger.close)
+        engine = Engine(instrument, ledger, store, run_id, feed=feed, dose_limit=dose_limit)
         with clock.register("engine"):
             if start is not None:
                 start(instrument)
@@ -101,7 +104,7 @@ def play(tmp_path):
         return Played(log, run_id, outcome, instrument, engine)
 
     yield run
-    for close in opened:
+    for close in reversed(opened):
         close()
 
 
@@ -199,7 +202,7 @@ def test_the_dose_of_an_area_is_bounded_and_told_once(play):
     assert "refused" in night.actions("frame")[3].result
     assert night.engine.hands.ledger.highest == pytest.approx(3 * dose, rel=0.01)
     # A run that is resumed finds the same sums in its log.
-    again = Engine(night.instrument, night.log, None, night.run_id, dose_limit=3.5 * dose)
+    again = Engine(night.instrument, night.engine._log, None, night.run_id, dose_limit=3.5 * dose)
     again.hands.begin(compile_recipe(parse_recipe(text).recipe))
     assert again.hands.ledger._brought == pytest.approx(night.engine.hands.ledger._brought)
 
@@ -216,7 +219,7 @@ def test_frames_of_a_search_count_and_a_search_beyond_the_budget_is_left_out(pla
     assert si(night.instrument.column.focus.setpoint) == pytest.approx(8e-3), "the focus is as it was"
     assert si(night.instrument.column.beam_shift_x.setpoint) == 0.0, "the beam came back"
     assert [action.state for action in night.actions("frame")] == ["done", "done"]
-    again = Engine(night.instrument, night.log, None, night.run_id)
+    again = Engine(night.instrument, night.engine._log, None, night.run_id)
     again.hands.begin(compile_recipe(parse_recipe(text).recipe))
     assert again.hands.ledger.highest == pytest.approx(night.engine.hands.ledger.highest)
 
@@ -232,8 +235,42 @@ def test_a_balance_drops_the_darks(play):
 def test_a_wrong_current_fails_or_suspends_as_declared(play):
     text = f"name: beam\n{IMAGING}steps:\n  - beam_check: {{current: 2 nA, within: 5 %, otherwise: safe}}\n"
     night = play(text, live=False)
-    assert night.outcome.state is State.FAILED
+    assert night.outcome.state is State.SAFE
     assert "expected a probe current of 2 nA" in night.outcome.reason
+
+
+def test_a_run_waits_for_its_current_to_come_back(play):
+    def away_for_a_minute(instrument):
+        current = instrument.column.probe_current
+        get, clock = current._backend.get, instrument.clock
+        off = clock.monotonic() + 60.0
+        current._backend.get = lambda: (get()[0] * (0.5 if 5.0 < clock.monotonic() < off else 1.0), clock.now())
+
+    text = f"name: beam\n{IMAGING}steps:\n  - hold: 10 s\n  - beam_check: {{within: 5 %}}\n  - frame: true\n"
+    night = play(text, live=False, start=away_for_a_minute)
+    assert (night.outcome.state, night.outcome.reason) == (State.FINISHED, "")
+    assert night.result("steps[1].beam_check")["within"] is True
+    states = [event.message.partition(":")[0] for event in night.log.events(night.run_id) if event.kind == "state"]
+    assert states == ["running", "suspended", "running", "stopping", "finished"]
+
+
+def test_what_an_interrupted_search_had_moved_comes_home(play):
+    night = play(f"name: home\n{IMAGING}steps:\n  - frame: true\n", live=False)
+    column = night.instrument.column
+    with night.instrument.clock.register("again"):
+        hands = night.engine.hands
+        hands.leave(column.beam_shift_x, column.focus)
+        column.beam_shift_x.set(quantity(12.0, "um"))
+        column.focus.set(quantity(8.015, "mm"))
+        hands.settled(column.focus)  # found; then the process died
+        again = Engine(night.instrument, night.engine._log, night.engine._store, night.run_id)
+        again.hands.begin(())
+        again.hands.come_home()
+        assert si(column.beam_shift_x.setpoint) == 0.0
+        assert si(column.focus.setpoint) == pytest.approx(8.015e-3)
+        sent = len(night.log.corrections(night.run_id, "home"))
+        again.hands.come_home()
+        assert len(night.log.corrections(night.run_id, "home")) == sent, "once is enough"
 
 
 def test_a_resumed_correction_finds_its_anchor(play):
@@ -243,7 +280,7 @@ def test_a_resumed_correction_finds_its_anchor(play):
     )
     night = play(text, live=False)
     last = night.result("steps[0].series[3].drift")
-    again = Engine(night.instrument, night.log, night.engine._store, night.run_id)
+    again = Engine(night.instrument, night.engine._log, night.engine._store, night.run_id)
     actions = compile_recipe(parse_recipe(text).recipe)
     again.hands.begin(actions)
     assert again.hands.result("steps[0].series[3].drift") == last
