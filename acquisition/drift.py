@@ -16,7 +16,7 @@ from acquisition.effort import SETTLING
 from acquisition.hands import Hands, Result, in_unit, move, size, standing, turned
 from acquisition.registration import displacement
 from drivers.contract import Parameter
-from drivers.errors import LimitError
+from drivers.errors import DoseError, LimitError
 from drivers.frame import Frame
 from drivers.units import si
 
@@ -148,7 +148,7 @@ def _followed(
     left = (0.0, 0.0)
     if by == "stage" or (by and not known.verified and hypot(*seen) > LEAST * frame.beam.pixel_size):
         # A stage has backlash, and the first step of all proves that the axes are as thought.
-        control, after = _seen(hands, known, hands.expose())
+        control, after = _control(hands, known)
         facts["control"] = after
         doubt = SURE * frame.beam.pixel_size * hypot(facts["sigma"], after.get("sigma", 0.0))
         if control is not None and hypot(*control) > hypot(*seen) + doubt:
@@ -173,6 +173,14 @@ def _followed(
         following = replace(following, anchor=number, origin=seen, confidence=0.0)
     facts |= {"step": list(step), "by": by, "renewed": renewed}
     return _told(hands, action, number, "corrected" if by else "beyond reach", following, facts)
+
+
+def _control(hands: Hands, known: _Standing) -> tuple[tuple[float, float] | None, dict[str, Any]]:
+    """Return what a frame right after a step shows; nothing where the area has had its dose."""
+    try:
+        return _seen(hands, known, hands.expose())
+    except DoseError as error:
+        return None, {"why": str(error)}
 
 
 def _stood(axis: Parameter, frame: Frame) -> float:

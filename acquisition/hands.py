@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from acquisition.actions import Place
 from drivers.clock import Clock
 from drivers.contract import Instrument, Parameter, Scan
-from drivers.errors import LimitError
+from drivers.errors import DoseError, LimitError
 from drivers.frame import Frame
 from drivers.units import Q, quantity, si
 
@@ -201,7 +201,8 @@ class Away:
 
     def __exit__(self, *exception: object) -> None:
         if self._back:
-            self._return(wait=exception[0] is None)
+            # After a dose that is used up the run goes on; whatever else ends the visit does not wait.
+            self._return(wait=exception[0] is None or exception[0] is DoseError)
 
     def _return(self, *, wait: bool = False) -> None:
         for axis, value in self._back.items():
