@@ -731,6 +731,7 @@ class Engine:
         if self._series is not None:
             self._series.frames.add(frame_id)
         if self._feed is not None and not frame.dark and not self._feed.offer(frame_id, frame, self._heights(number)):
+            self._numbers.pop(frame_id, None)
             self._log.reconstruction(frame_id, "left out")
             self.progress = replace(self.progress, left_out=self.progress.left_out + 1)
         self._store_results()
@@ -758,12 +759,14 @@ class Engine:
             self.tell("warning", "heights", f"no more live heights: {self._feed.broken}; they are made after the run")
 
     def _store_result(self, result: LiveResult) -> None:
+        taken = self._numbers.pop(result.frame_id, None)
         error = log_result(self._log, self._store, result, later=True)
         if error is not None:
             self.tell("warning", "heights", f"no heights for frame {result.frame_id}: {error}")
             return
         figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
-        self.hands.figures.add(*self._numbers.pop(result.frame_id), figures)
+        if taken is not None:
+            self.hands.figures.add(*taken, figures)
         self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=figures)
         if self._series is not None and result.frame_id in self._series.frames:
             self._judge(self._series)

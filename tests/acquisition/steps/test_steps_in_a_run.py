@@ -77,7 +77,7 @@ def play(tmp_path):
     """Plays a recipe on the twin."""
     opened = []
 
-    def run(text, *, change=None, live=True, silent=False, dose_limit=None, start=None):
+    def run(text, *, change=None, live=True, silent=False, dose_limit=None, start=None, latency=2.0):
         description = TWIN.read_text("utf-8")
         for old, new in (change or {}).items():
             description = description.replace(old, new)
@@ -93,7 +93,7 @@ def play(tmp_path):
             actions=[action.model_dump(mode="json") for action in actions], instrument_description={},
             started=clock.now(), version="0",
         )  # fmt: skip
-        feed = LiveFeed(TruthfulLive(instrument, silent), clock, latency=2.0) if live else None
+        feed = LiveFeed(TruthfulLive(instrument, silent), clock, latency=latency) if live else None
         ledger = Ledger(log, store.folder(run_id) / "sidecar.jsonl", clock)
         opened.append(ledger.close)
         engine = Engine(instrument, ledger, store, run_id, records=log, feed=feed, dose_limit=dose_limit)
@@ -188,6 +188,31 @@ def test_without_figures_the_fallback_is_taken_and_a_nested_one_fails(play):
     assert states["steps[2].then[0].note"] == "done"
     assert states["steps[2].then[1].when"] == "failed"
     assert night.result("steps[2].when")["fallback"] is True
+
+
+def test_figures_that_come_too_late_end_no_series_and_pace_none(play):
+    every = "{at_most: 20 s, at_least: 5 s, faster_when: {coverage: below 0.9, within: 30 s}, otherwise: at_most}"
+    series = f"series: {{every: {every}, count: 8, stop_when: {{coverage: below 0.9, within: 30 s}}}}"
+    text = f"name: late\n{IMAGING}steps:\n  - {series}\n"
+    late = play(text, latency=45.0)
+    times = [frame.time for frame in late.log.frames(late.run_id)]
+    assert [round((after - before).total_seconds()) for before, after in pairwise(times)] == [20] * 7
+    told = [event.message for event in late.decisions()]
+    assert sum("too late to end it" in message for message in told) == 1
+    assert any("a frame every 20 s" in message for message in told)
+
+
+def test_figures_in_time_end_a_series_and_pace_it(play):
+    every = "{at_most: 20 s, at_least: 5 s, faster_when: {coverage: below 0.9, within: 30 s}}"
+    text = f"name: early\n{IMAGING}steps:\n  - series: {{every: {every}, count: 8}}\n"
+    night = play(text)
+    times = [frame.time for frame in night.log.frames(night.run_id)]
+    assert [round((after - before).total_seconds()) for before, after in pairwise(times)] == [5] * 7
+    ended = play(text.replace("count: 8", "count: 8, stop_when: {coverage: below 0.9, within: 30 s}"))
+    assert len(ended.log.frames(ended.run_id)) == 2
+    (end,) = [event for event in ended.decisions() if "ends" in event.message]
+    assert end.data["frame"] == 1
+    assert end.data["age"]["value"] < 30.0
 
 
 def test_the_dose_of_an_area_is_bounded_and_told_once(play):
