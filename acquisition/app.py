@@ -83,8 +83,6 @@ def open_laboratory(data: Path | None, database: str | None = None, *, create: b
         For a folder or a database that cannot be used.
     """
     from acquisition.ledger import Ledger
-    from acquisition.guard import Guard
-    from acquisition.interlocks import Interlock
     from acquisition.log import Log
     from acquisition.store import Store
 
