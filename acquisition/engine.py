@@ -575,7 +575,7 @@ class Engine:
         self._requests.raise_if_ended()
         with self.safe_state.sending():
             parameter.set(value)
-        self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
+        self._log.setpoint(self._run_id, parameter.name, value, self._clock.now(), self._index)
 
     def _put(self, parameter: Parameter, value: Q) -> None:
         """Send a setpoint, and log it where the log still works."""
@@ -584,7 +584,7 @@ class Engine:
 
     def _log_setpoint(self, parameter: Parameter, value: Q) -> None:
         now = self._clock.now()
-        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
+        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value, now)
 
     def expose(self, *, beam: bool) -> Frame:
         """Take one frame; the beam is on the sample for the raster and no longer."""

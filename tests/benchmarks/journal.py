@@ -39,8 +39,8 @@ from drivers.clock import RealClock
 from drivers.units import quantity
 from tests.acquisition.engine.conftest import Bench
 
-EVENTS = 1000
-ROUNDS = 5
+EVENTS = 500
+ROUNDS = 3
 GOAL = 3.0
 
 COUNT = """
