@@ -667,7 +667,7 @@ class Engine:
         self._requests.raise_if_ended()
         with self.safe_state.sending():
             parameter.set(value)
-        self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
+        self._log.setpoint(self._run_id, parameter.name, value, self._clock.now(), self._index)
         self.hands.moved(parameter, value)
         if parameter.name.startswith("detector."):
             self._darks = []  # brightness and contrast move the offsets
@@ -679,7 +679,7 @@ class Engine:
 
     def _log_setpoint(self, parameter: Parameter, value: Q) -> None:
         now = self._clock.now()
-        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
+        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value, now)
 
     def expose(self, scan: Scan | None = None, *, beam: bool) -> Frame:
         """Take one frame, of the run's own raster unless given; the beam is on the sample for it and no longer."""
