@@ -120,7 +120,11 @@ def make_durable(log: Log) -> None:
 
 def victim(folder: Path) -> None:
     """Play until somebody kills this process; count in a shared file what was acknowledged."""
-    with (folder / "count").open("r+b") as file, Log.open(folder / "rilievo.db") as log, Store(folder / "runs") as store:
+    with (
+        (folder / "count").open("r+b") as file,
+        Log.open(folder / "rilievo.db") as log,
+        Store(folder / "runs") as store,
+    ):
         shared = mmap.mmap(file.fileno(), 8)
         write, count = log.write, 0
 
