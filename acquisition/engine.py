@@ -35,7 +35,7 @@ from acquisition.actions import (
     Stigmation,
 )
 from acquisition.balancing import balance
-from acquisition.beam_check import beam_is_back, check_beam
+from acquisition.beam_check import check_beam
 from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
 from acquisition.conditions import Condition
 from acquisition.dose import DoseLedger
@@ -46,6 +46,7 @@ from acquisition.focusing import autofocus, stigmation
 from acquisition.hands import Hands, Result
 from acquisition.ledger import Ledger
 from acquisition.lent import Lender, LentHands
+from acquisition.records import Records
 from acquisition.requests import Requests, SafeRequest, StopRequest
 from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeState
@@ -55,7 +56,6 @@ from acquisition.timing import Timing
 from acquisition.watchdog import Pace, Watchdog
 from drivers.contract import Exposure, Instrument, Parameter, Scan
 from drivers.errors import (
-    BeamLost,
     DatabaseError,
     DeviceError,
     DoseError,
@@ -136,6 +136,8 @@ class Engine:
         From a frame's number to the file for its heights; needed with ``feed``.
     watchdog : Watchdog, optional
         Is told what each action should take, and when it moves on.
+    records : Records
+        What the run has told so far.
     dose_limit : float, optional, C/m²
         What every area may have; the recipe's ``limits.dose``.
     """
@@ -150,6 +152,7 @@ class Engine:
         feed: LiveFeed | None = None,
         heights: Callable[[int], Path] | None = None,
         watchdog: Watchdog | None = None,
+        records: Records,
         dose_limit: float | None = None,
     ) -> None:
         self._instrument = instrument
@@ -183,7 +186,8 @@ class Engine:
             self.send, self.wait, self.wait_arrived, self.expose, self.keep, self.tell,
             scan=lambda: self._scan, index=lambda: self._index,
         )  # fmt: skip
-        self.hands = LentHands(lender, instrument, log, store, run_id, DoseLedger(dose_limit))
+        doses = DoseLedger(dose_limit)
+        self.hands = LentHands(lender, instrument, records, log, store, run_id, doses)
         self._handlers: dict[type[Any], Callable[[Any], Result | None]] = {
             Configure: self._configure,
             SetGas: self._set_gas,
@@ -197,7 +201,7 @@ class Engine:
             Autofocus: self._with_hands(autofocus),
             Stigmation: self._with_hands(stigmation),
             Balance: self._with_hands(balance),
-            BeamCheck: self._check_beam,
+            BeamCheck: self._with_hands(check_beam),
             CorrectDrift: self._with_hands(correct_drift),
             Decide: self._with_hands(adaptive.decide),
         }
@@ -281,8 +285,8 @@ class Engine:
         try:
             self._enter(State.RUNNING)
             self._instrument.column.blank()
-            self.hands.begin(actions)
-            first = 0 if resumption is None else self._take_up(resumption, actions)
+            self._retry("reading the log", lambda: self.hands.begin(actions))
+            first = 0 if resumption is None else self._take_up(resumption)
             for index in range(first, len(actions)):
                 self._play(index, actions[index])
             self._obey()
@@ -290,7 +294,7 @@ class Engine:
             end = error
         return self._end(self._requests.safe_request or end)
 
-    def _take_up(self, resumption: Resumption, actions: Sequence[Action]) -> int:
+    def _take_up(self, resumption: Resumption) -> int:
         """Bring instrument and engine to where the run was interrupted; return the action to go on with."""
         self.progress = replace(self.progress, frames=resumption.frames)
         self._index = resumption.index
@@ -307,8 +311,11 @@ class Engine:
         series = resumption.series
         if series is not None:
             began = self._clock.monotonic() - series.elapsed
-            pacing = _pacing(actions[series.index])
-            self._series = _Series(series.group, series.index, began, series.stop_when, pacing, ended=series.ended)
+            pacing = adaptive.Pacing(series.begin) if series.begin.pace is not None else None
+            if pacing is not None:
+                pacing.last = series.last
+            stop_when = series.begin.stop_when
+            self._series = _Series(series.begin.address, series.index, began, stop_when, pacing, ended=series.ended)
         return resumption.index
 
     def _play(self, index: int, action: Action) -> None:
@@ -340,7 +347,8 @@ class Engine:
         """Enter how the last action ended, where the journal does not know yet."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
-            self._log.outcome(self._run_id, *outcome[:-1], result=outcome[-1])
+            index, time, state, message, result = outcome
+            self._log.outcome(self._run_id, index, time, state, message, result=result)
 
     def _expect(self, action: Action) -> None:
         """Tell the watchdog what an action should take."""
@@ -351,8 +359,6 @@ class Engine:
         wait, seconds = self._pace.of(action, temperature)
         if isinstance(action, Acquire) and self._series is not None:
             wait = max(self._series.began + si(action.offset) - self._clock.monotonic(), 0.0)
-            if self._series.pacing is not None:
-                wait = si(self._series.pacing.action.every)
         if isinstance(action, Ramp) and action.at_most is not None:
             seconds = max(seconds, si(action.at_most))
         self._watchdog.expect(action.address, seconds, wait=wait)
@@ -370,13 +376,19 @@ class Engine:
         return lambda action: procedure(self.hands, action)
 
     def _retry(self, what: str, attempt: Callable[[], T]) -> T:
-        """Return what ``attempt`` returns; tried again, with growing pauses, where a device did not do its part."""
-        tries = 0
+        """Return what ``attempt`` returns; tried again, with growing pauses, where a device did not do its part.
+
+        Where something must come back first (the database, the beam), the run is suspended between the attempts.
+        """
+        tries, began = 0, self._clock.monotonic()
         while True:
             try:
                 return attempt()
             except RilievoError as error:
                 tries += 1
+                if error.response is Response.PAUSE:
+                    self._suspend_between(error, tries, began)
+                    continue
                 if error.response is not Response.RETRY or tries > self._endurance.retries:
                     raise
                 pause = self._endurance.pause_before(tries)
@@ -389,6 +401,14 @@ class Engine:
                 self._watchdog.rest()
                 self.wait(pause, counted=False)
                 self._reconnect(error)
+
+    def _suspend_between(self, error: RilievoError, tries: int, began: float) -> None:
+        """Stand still until it is worth another attempt at what an error keeps from being done."""
+        again = self._clock.monotonic() + self._endurance.pause_before(min(tries, 4))
+        if again - began > self._endurance.longest_suspension:
+            raise SafeRequest(f"{error}; that has lasted for {self._endurance.longest_suspension:g} s") from error
+        self._need(error.code, str(error), lambda: self._clock.monotonic() >= again)
+        self._obey()
 
     def _reconnect(self, error: RilievoError) -> None:
         """Try to reach the device of an error anew; where that fails, the retry itself will tell."""
@@ -452,7 +472,11 @@ class Engine:
     def _stand_still(self, began: float) -> None:
         """Return when nothing holds the run any more; what the engine itself waits for is looked after meanwhile."""
         shown = None
-        while (standstill := self._requests.standstill) is not None:
+        while True:
+            self._requests.wake.clear()  # before the look: what is asked after it wakes, what was asked before is seen
+            standstill = self._requests.standstill
+            if standstill is None:
+                return
             if standstill != shown:
                 self._enter(standstill.state, standstill.reason)
                 shown = standstill
@@ -587,7 +611,7 @@ class Engine:
         self.wait(max(si(action.duration) - self._waited, 0.0))
 
     def _begin_series(self, action: BeginSeries) -> None:
-        pacing = _pacing(action)
+        pacing = adaptive.Pacing(action) if action.pace is not None else None
         self._series = _Series(action.address, self._index, self._clock.monotonic(), action.stop_when, pacing)
 
     def _dark(self, action: Dark) -> None:
@@ -613,9 +637,12 @@ class Engine:
         """Wait for the next frame's moment, which what the reconstruction tells meanwhile may bring forward."""
         while not series.ended and (left := series.began + pacing.due(self.hands) - self._clock.monotonic()) > 0:
             self.wait(min(left, POLL))
-        series.ended |= pacing.over(self._clock.monotonic() - series.began)
+        elapsed = self._clock.monotonic() - series.began
+        series.ended |= pacing.over(elapsed)
         if not series.ended:
-            pacing.began(self.hands, self._clock.monotonic() - series.began)
+            pacing.began(self.hands, elapsed)
+            mark = {"waited": self._waited, "series": elapsed}
+            self._log_safely(self._log.mark, self._run_id, self._index, mark)
         return not series.ended
 
     def _acquire(self, action: Acquire) -> None:
@@ -625,15 +652,6 @@ class Engine:
         number = self.progress.frames
         self.keep(frame)
         self.hands.took(action.address, number, frame)
-
-    def _check_beam(self, action: BeamCheck) -> Result:
-        """Compare the probe current; suspended, where the recipe says so, until it has come back."""
-        while True:
-            try:
-                return check_beam(self.hands, action)
-            except BeamLost as lost:
-                self._need("beam", str(lost), lambda: beam_is_back(self.hands, action))
-                self._obey()
 
     def _set(self, action: Set) -> None:
         parameter = self._instrument.parameter(action.parameter)
@@ -769,10 +787,10 @@ class Engine:
         if series.met < CONFIRMED:
             return
         series.ended = True
-        threshold = format_quantity(condition.threshold)
-        reached = f"{condition.figure} {latest.value:.3g} {latest.unit}".rstrip()
         # In the journal, so that a resumed run does not take up a series that has ended.
         self._log_safely(self._log.mark, self._run_id, series.index, {"ended": evidence})
+        threshold = format_quantity(condition.threshold)
+        reached = f"{condition.figure} {latest.value:.3g} {latest.unit}".rstrip()
         self.tell("info", "decision", f"{series.group} ends: {reached} is {condition.comparison} {threshold}", evidence)
 
     # -- the log, and whoever looks on
@@ -813,12 +831,6 @@ class Engine:
 
 _END: Mapping[type, str] = {type(None): "finished", StopRequest: "stopped"}
 _LEVELS = {State.FAILED: "error", State.SAFE: "error", State.SUSPENDED: "warning"}
-
-
-def _pacing(action: Action) -> adaptive.Pacing | None:
-    """Return how the frames of a series are paced; None where they come at equal times."""
-    paced = isinstance(action, BeginSeries) and action.pace is not None
-    return adaptive.Pacing(action) if paced and isinstance(action, BeginSeries) else None
 
 
 def _is_irreversible(action: Action) -> bool:

@@ -11,9 +11,9 @@ from acquisition.actions import Action
 from acquisition.adaptive import FigureHistory
 from acquisition.conditions import FIGURES
 from acquisition.dose import EXPOSURE, PLACE, DoseLedger, Field, axes_of, field_to_json
+from acquisition.entry import Entries
 from acquisition.hands import Latest, Result, move, standing
-from acquisition.ledger import Ledger
-from acquisition.records import Correction
+from acquisition.records import Correction, Records
 from acquisition.store import Store
 from drivers.clock import Clock
 from drivers.contract import Instrument, Parameter, Scan
@@ -73,7 +73,10 @@ class LentHands:
     ----------
     lender : Lender
     instrument : Instrument
-    log : Ledger
+    log : Records
+        What the run has told so far.
+    entries : Entries
+        Where it tells more.
     store : Store
     run_id : str
     ledger : DoseLedger
@@ -84,7 +87,8 @@ class LentHands:
 
     lender: Lender
     instrument: Instrument
-    log: Ledger
+    log: Records
+    entries: Entries
     store: Store
     run_id: str
     ledger: DoseLedger = field(default_factory=DoseLedger)
@@ -99,7 +103,7 @@ class LentHands:
     def begin(self, actions: Sequence[Action]) -> None:
         """Get ready for a run's actions; one that was begun before goes on with what its log holds."""
         self._indices = {action.address: index for index, action in enumerate(actions)}
-        corrections = self.log.records.corrections(self.run_id)
+        corrections = self.log.corrections(self.run_id)
         if any(correction.kind == PLACE for correction in corrections):
             self._recall(corrections)
             return
@@ -107,13 +111,13 @@ class LentHands:
         self.correct(PLACE, self.ledger.axes)
 
     def _recall(self, corrections: Sequence[Correction]) -> None:
-        records, limit = self.log.records, self.ledger.limit
-        frames, setpoints = records.frames(self.run_id), records.setpoints(self.run_id)
-        self.ledger = DoseLedger.of(frames, setpoints, corrections, limit)
-        self.figures = FigureHistory.of(entry for name in FIGURES for entry in records.figures(self.run_id, name))
+        frames = self.log.frames(self.run_id)
+        self.ledger = DoseLedger.of(frames, self.log.setpoints(self.run_id), corrections, self.ledger.limit)
+        entries = [entry for name in FIGURES for entry in self.log.figures(self.run_id, name)]
+        self.figures = FigureHistory.of(entries)
         self._results = {
             action.address: action.result
-            for action in records.actions(self.run_id)
+            for action in self.log.actions(self.run_id)
             if action.result is not None and action.state == "done"
         }
         homes = [dict(correction.data) for correction in corrections if correction.kind == HOME]
@@ -154,10 +158,10 @@ class LentHands:
 
     def correct(self, kind: str, data: Mapping[str, Any]) -> None:
         """Enter in the log what was corrected."""
-        self.log.correction(self.run_id, self.clock.now(), kind, data, self.lender.index())
+        self.entries.correction(self.run_id, self.clock.now(), kind, data, self.lender.index())
 
     def leave(self, *parameters: Parameter) -> None:
-        """Note where parameters stand that a procedure is about to move and will bring back, or to somewhere better."""
+        """Note where parameters stand that a procedure is about to move for a while."""
         self._home |= {parameter.name: standing(parameter) for parameter in parameters}
         self.correct(HOME, self._home)
 
@@ -242,13 +246,13 @@ class LentHands:
             self._pin(number, frame)
             return number, frame
         index = self._indices.get(address)
-        found = [entry.number for entry in self.log.records.frames(self.run_id) if entry.action_index == index]
+        found = [entry.number for entry in self.log.frames(self.run_id) if entry.action_index == index]
         return (found[-1], self.frame(found[-1])) if found and index is not None else None
 
     def frame(self, number: int) -> Frame:
         """Return a frame of this run, from memory or from the store."""
         if number not in self._frames:
-            entry = next(entry for entry in self.log.records.frames(self.run_id) if entry.number == number)
+            entry = next(entry for entry in self.log.frames(self.run_id) if entry.number == number)
             self._pin(number, self.store.read(entry.stored.path))
         self._frames.move_to_end(number)
         return self._frames[number]

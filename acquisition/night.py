@@ -45,13 +45,13 @@ class Night:
     actions : sequence of Action
     feed : LiveFeed, optional
     period : float, s
-        Between two samples of the telemetry.
+        Between two samples of the telemetry; the instrument's own unless given.
     interlocks : sequence of Interlock
         The recipe's, beside the instrument's own.
     resumption : Resumption, optional
         Of a run that was interrupted.
     dose_limit : float, optional, C/m²
-        What every area may have.
+        Of every area; the recipe's.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Night:
         actions: Sequence[Action],
         *,
         feed: LiveFeed | None = None,
-        period: float = 10.0,
+        period: float | None = None,
         interlocks: Sequence[Interlock] = (),
         resumption: Resumption | None = None,
         dose_limit: float | None = None,
@@ -93,6 +93,7 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
+            records=log,
             dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)

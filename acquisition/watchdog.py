@@ -9,24 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from acquisition import effort
-from acquisition.actions import (
-    Acquire,
-    Action,
-    Autofocus,
-    Balance,
-    BeamCheck,
-    Configure,
-    CorrectDrift,
-    Dark,
-    Decide,
-    Hold,
-    Imaging,
-    Ramp,
-    Set,
-    SetGas,
-    Stigmation,
-)
+from acquisition.actions import Acquire, Action, Configure, Dark, Hold, Imaging, Ramp, Set, SetGas
 from acquisition.timing import Timing
 from drivers.clock import Clock
 from drivers.contract import Instrument
@@ -188,11 +171,7 @@ class Pace:
             case Acquire() | Dark():
                 count = action.frames if isinstance(action, Dark) else 1
                 return 0.0, 0.0 if self.imaging is None else count * self.timing.frame(self.imaging)
-            case Set() | CorrectDrift():
+            case Set():
                 return 0.0, SETTLE
-            case Autofocus() | Stigmation() | Balance():
-                return 0.0, effort.seconds(action, self.timing.frame(action.imaging))
-            case BeamCheck() | Decide():
-                return effort.seconds(action, 0.0), 0.0
             case _:
                 return 0.0, 0.0

@@ -514,6 +514,8 @@ class Instrument:
         ``gases.O2``. The link alone is made anew: setpoints stay as the hardware has them, and nothing is sent.
         Raises DeviceError when that fails, DeviceUnavailable where the driver has no way to do it, and InputError for
         a role that there is not.
+    telemetry : float, s
+        Between two looks at all channels.
     """
 
     name: str
@@ -530,6 +532,7 @@ class Instrument:
     reconnect: Callable[[str], None] = _cannot_reconnect
     source: Document | None = None
     arm_loss: Callable[[float], str] | None = None
+    telemetry: float = 10.0
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

@@ -70,7 +70,7 @@ def play(instrument: Instrument, steps: str) -> tuple[list[dict], list[tuple[flo
             started=instrument.clock.now(),
         )  # fmt: skip
         ledger = Ledger(log, store.folder(run_id) / "sidecar.jsonl", instrument.clock)
-        outcome = Engine(instrument, ledger, store, run_id).run(actions)
+        outcome = Engine(instrument, ledger, store, run_id, records=log).run(actions)
         ledger.close()
         if outcome.state is not State.FINISHED:
             raise SystemExit(f"the run {outcome.state}: {outcome.reason}")
