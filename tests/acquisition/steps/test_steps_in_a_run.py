@@ -20,7 +20,7 @@ from acquisition.store import Store
 from drivers import document
 from drivers.clock import VirtualClock
 from drivers.registry import Registry
-from drivers.units import si
+from drivers.units import quantity, si
 from simulators.instruments import TWIN, world_of
 
 IMAGING = "imaging: {beam_energy: 5 keV, probe_current: 1 nA, field_of_view: 5 um, pixels: 96, dwell_time: 2 us}\n"
@@ -267,6 +267,40 @@ def test_a_wrong_current_fails_or_suspends_as_declared(play):
     assert "; that has lasted for 1800 s" in night.outcome.reason
     states = [event.message.split(":")[0] for event in night.log.events(night.run_id) if event.kind == "state"]
     assert states.count("suspended") == 1
+
+
+def test_a_run_waits_for_its_current_to_come_back(play):
+    def away_for_a_minute(instrument):
+        current = instrument.column.probe_current
+        get, clock = current._backend.get, instrument.clock
+        off = clock.monotonic() + 60.0
+        current._backend.get = lambda: (get()[0] * (0.5 if 5.0 < clock.monotonic() < off else 1.0), clock.now())
+
+    text = f"name: beam\n{IMAGING}steps:\n  - hold: 10 s\n  - beam_check: {{within: 5 %}}\n  - frame: true\n"
+    night = play(text, live=False, start=away_for_a_minute)
+    assert (night.outcome.state, night.outcome.reason) == (State.FINISHED, "")
+    assert night.result("steps[1].beam_check")["within"] is True
+    states = [event.message.partition(":")[0] for event in night.log.events(night.run_id) if event.kind == "state"]
+    assert (states[:2], states[-3:]) == (["running", "suspended"], ["running", "stopping", "finished"])
+
+
+def test_what_an_interrupted_search_had_moved_comes_home(play):
+    night = play(f"name: home\n{IMAGING}steps:\n  - frame: true\n", live=False)
+    column = night.instrument.column
+    with night.instrument.clock.register("again"):
+        hands = night.engine.hands
+        hands.leave(column.beam_shift_x, column.focus)
+        column.beam_shift_x.set(quantity(12.0, "um"))
+        column.focus.set(quantity(8.015, "mm"))
+        hands.settled(column.focus)  # found; then the process died
+        again = Engine(night.instrument, night.engine._log, night.engine._store, night.run_id)
+        again.hands.begin(())
+        again.hands.come_home()
+        assert si(column.beam_shift_x.setpoint) == 0.0
+        assert si(column.focus.setpoint) == pytest.approx(8.015e-3)
+        sent = len(night.log.corrections(night.run_id, "home"))
+        again.hands.come_home()
+        assert len(night.log.corrections(night.run_id, "home")) == sent, "once is enough"
 
 
 def test_a_resumed_correction_finds_its_anchor(play):
