@@ -15,6 +15,7 @@ from acquisition.ledger import Ledger
 from acquisition.log import Log
 from acquisition.plan import check
 from acquisition.recipe import compile_recipe, parse_recipe, ready_made
+from acquisition.resumption import enter_resumption, plan_resumption
 from acquisition.states import State
 from acquisition.store import Store
 from drivers import document
@@ -100,7 +101,10 @@ def play(tmp_path):
         with clock.register("engine"):
             if start is not None:
                 start(instrument)
-            outcome = engine.run(actions)
+            try:
+                outcome = engine.run(actions)
+            except Killed:
+                outcome = None
         return Played(log, run_id, outcome, instrument, engine)
 
     yield run
@@ -301,6 +305,54 @@ def test_what_an_interrupted_search_had_moved_comes_home(play):
         sent = len(night.log.corrections(night.run_id, "home"))
         again.hands.come_home()
         assert len(night.log.corrections(night.run_id, "home")) == sent, "once is enough"
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+def test_a_run_killed_within_a_search_beside_the_field_goes_on_in_the_field(play):
+    def dies(instrument):
+        backend, taken = instrument.detector.backend, []
+        acquire = backend.acquire
+
+        def silent(value):
+            raise Killed
+
+        def once():
+            taken.append(None)
+            if len(taken) < 4:
+                return acquire()
+            backend.acquire = acquire
+            for axis in (instrument.column.beam_shift_x, instrument.column.beam_shift_y, instrument.column.focus):
+                revive.append((axis._writer, axis._writer.put))
+                axis._writer.put = silent  # the dead send nothing
+            raise Killed
+
+        backend.acquire = once
+
+    revive = []
+    search = "autofocus: {frames: 5, range: 40 um, at: {x: 10 um}}"
+    text = f"name: killed\n{IMAGING}steps:\n  - frame: true\n  - {search}\n  - frame: true\n"
+    actions = compile_recipe(parse_recipe(text).recipe)
+    night = play(text, live=False, start=dies)
+    assert night.outcome is None
+    for wire, put in revive:
+        wire.put = put
+    column = night.instrument.column
+    assert si(column.beam_shift_x.setpoint) == pytest.approx(10e-6), "it died beside the field"
+    with night.instrument.clock.register("again"):
+        resumption = plan_resumption(night.log, night.run_id, actions, night.instrument, 3600.0)
+        enter_resumption(night.log, night.run_id, resumption)
+        engine = Engine(night.instrument, night.engine._log, night.engine._store, night.run_id)
+        outcome = engine.run(actions, resumption)
+    assert (outcome.state, outcome.reason) == (State.FINISHED, "")
+    assert [action.state for action in night.actions()] == ["done"] * 4
+    assert [frame.number for frame in night.log.frames(night.run_id)] == [0, 1]
+    assert si(column.beam_shift_x.setpoint) == 0.0
+    assert night.actions("autofocus")[0].attempts == 2
+    last = night.engine._store.read(night.log.frames(night.run_id)[-1].stored.path)
+    assert si(last.readbacks["column.beam_shift_x"].value) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_resumed_correction_finds_its_anchor(play):
