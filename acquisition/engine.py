@@ -46,6 +46,7 @@ from acquisition.focusing import autofocus, stigmation
 from acquisition.hands import Hands, Result
 from acquisition.ledger import Ledger
 from acquisition.lent import Lender, LentHands
+from acquisition.oddities import Oddities
 from acquisition.requests import Requests, SafeRequest, StopRequest
 from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeState
@@ -172,7 +173,7 @@ class Engine:
         self._darks: list[Frame] = []
         self._taken: list[Frame] = []
         self._series: _Series | None = None
-        self._stale: frozenset[str] = frozenset()
+        self.oddities = Oddities(self._clock, self.tell)
         self._index = 0
         self._waited = 0.0
         self._marked = 0.0
@@ -729,6 +730,8 @@ class Engine:
     def keep(self, frame: Frame) -> None:
         """Store, log, acknowledge and offer one frame."""
         number = self.progress.frames
+        asked = self._instrument.column.probe_current.setpoint
+        self.oddities.frame(frame, None if asked is None else si(asked))
         stored = self._insist("disk", lambda: self._store.append(self._run_id, number, frame))
         frame_id = self._log.frame(self._run_id, number, self._index, frame, stored)
         self.progress = replace(self.progress, frames=number + 1)
@@ -745,12 +748,9 @@ class Engine:
         self._store_results()
 
     def _readbacks(self) -> Mapping[str, Reading]:
-        """Return what the channels say; those that have begun to repeat an old value are told."""
+        """Return what the channels say."""
         readings, _ = self._instrument.read_all()
-        stale = frozenset(name for name, reading in readings.items() if not reading.fresh)
-        for name in sorted(stale - self._stale):
-            self.tell("warning", "readback", f"{name} repeats an old value, of {readings[name].time:%H:%M:%S} UTC")
-        self._stale = stale
+        self.oddities.readings(readings)
         return readings
 
     def _store_results(self, rest: bool = False) -> None:

@@ -104,6 +104,7 @@ class Night:
             watchdog=watchdog,
         )
         self.telemetry.listen(self.watch.push_all)
+        self.telemetry.listen(self.engine.oddities.readings)
         self._actions = actions
         self._resumption = resumption
         self.closers = ExitStack()
