@@ -50,6 +50,8 @@ class Night:
         The recipe's, beside the instrument's own.
     resumption : Resumption, optional
         Of a run that was interrupted.
+    dose_limit : float, optional, C/m²
+        Of every area; the recipe's.
 
     Attributes
     ----------
@@ -74,6 +76,7 @@ class Night:
         period: float | None = None,
         interlocks: Sequence[Interlock] = (),
         resumption: Resumption | None = None,
+        dose_limit: float | None = None,
     ) -> None:
         self.run_id = run_id
         self.instrument = instrument.name
@@ -90,6 +93,8 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
+            records=log,
+            dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)
         self.watch = InterlockWatch(

@@ -186,6 +186,16 @@ class Event:
     data: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a run corrected by itself, and on what evidence."""
+
+    action_index: int | None
+    time: datetime
+    kind: str
+    data: Mapping[str, Any]
+
+
 class Records:
     """The questions that the log answers. Every ``run_id`` may be the beginning of an id, where only one begins so."""
 
@@ -341,6 +351,19 @@ class Records:
     def _figures(self, session: Session, query: Select[*tuple[Any, ...]]) -> Iterator[FigureEntry]:
         for columns in session.execute(query):
             yield FigureEntry(*columns)
+
+    def corrections(self, run_id: str, kind: str | None = None) -> list[Correction]:
+        """Return what a run corrected by itself, of one kind or all, in the order of time."""
+        row = tables.CorrectionRow
+        query = (
+            select(row.action_index, row.time, row.kind, row.data)
+            .where(row.run_id == self.run(run_id).id)
+            .order_by(row.time, row.id)
+        )
+        if kind is not None:
+            query = query.where(row.kind == kind)
+        with self._reading() as session:
+            return [Correction(*columns) for columns in session.execute(query)]
 
     def events(self, run_id: str | None, after: int = 0) -> list[Event]:
         """Return what happened in a run (everywhere, for None) after the event of a number, oldest first."""

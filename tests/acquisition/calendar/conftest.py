@@ -67,10 +67,10 @@ class Run:
         return self._outcome
 
 
-def enter_run(log: Log, now: datetime, name: str = "paper") -> str:
+def enter_run(log: Log, now: datetime, name: str = "paper", recipe: str = "") -> str:
     return log.create_run(
         name=name,
-        recipe_text="",
+        recipe_text=recipe,
         recipe_name="paper.yaml",
         actions=[],
         instrument_name="paper",
@@ -111,9 +111,9 @@ class Theatre:
         yield run
         self.settled.append(run.run_id)
 
-    def enter(self, name: str = "paper") -> str:
+    def enter(self, name: str = "paper", recipe: str = "") -> str:
         """Enter a run that nothing plays."""
-        return enter_run(self.log, self.clock.now(), name)
+        return enter_run(self.log, self.clock.now(), name, recipe)
 
     @contextmanager
     def resumed(self, run_id: str) -> Iterator[Run]:
