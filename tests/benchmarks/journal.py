@@ -3,16 +3,16 @@
 Side by side, on the same computer and one after the other, several times:
 
 - *Rilievo*: a night of N ``set`` actions on an instrument whose devices obey at once, played by the engine with store,
-  telemetry and interlocks, its log in an SQLite file on the disk. For each action the parameter is set and read back, and
-  the database holds, committed before the next action touches the instrument: the intent with its time, the setpoint
-  with value, unit and time, the outcome with its time.
+  telemetry and interlocks, its log in an SQLite file on the disk. For each action the parameter is set and read back,
+  and the database holds, committed before the next action touches the instrument: the intent with its time, the
+  setpoint with value, unit and time, the outcome with its time.
 - *Bluesky*: ``RunEngine({})(count([det], num=N))`` with ``ophyd.sim.det``, no callback, no document kept anywhere: each
   event is triggered, read and emitted as a document.
 
-An event is one action there, one event document here. Rilievo's entries survive SIGKILL (checked here by one, in mid-run:
-whatever was acknowledged is in the database); beside it stands the rate at which every single entry also survives a power
-cut, which irreversible actions get. Bluesky and ophyd are installed in an environment of their own, kept in the user's
-cache (``RILIEVO_BLUESKY`` names another, with both in it).
+An event is one action here, one event document there. Rilievo's entries survive SIGKILL (checked here by one, in
+mid-run: whatever was acknowledged is in the database); beside it stands the rate at which every single entry also
+survives a power cut, which irreversible actions get. Bluesky and ophyd are installed in an environment of their own,
+kept in the user's cache (``RILIEVO_BLUESKY`` names the interpreter of another, with both in it).
 """
 
 from __future__ import annotations
@@ -26,18 +26,16 @@ import sys
 import tempfile
 import time
 import venv
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from statistics import median
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from typing import Any
 
 from acquisition.actions import Set
 from acquisition.log import Log
 from acquisition.store import Store
 from drivers.clock import RealClock
 from drivers.units import quantity
-from tests.acquisition.engine.conftest import Bench
 
 EVENTS = 500
 ROUNDS = 3
@@ -78,6 +76,17 @@ def bluesky_rate(python: Path) -> float:
     return float(told.stdout.split()[-1])
 
 
+def bench(log: Log, store: Store) -> Any:
+    """Return the instrument of the engine's own tests, whose devices obey at once, on the real clock."""
+    path = Path(__file__).resolve().parents[1] / "acquisition" / "engine" / "conftest.py"
+    spec = spec_from_file_location("bench", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Bench(log, store, RealClock())
+
+
 def actions(count: int) -> list[Set]:
     """Return simple actions that harm nothing."""
     return [
@@ -91,8 +100,7 @@ def rilievo_rate(folder: Path, *, power_cut: bool = False) -> float:
     with Log.open(folder / "rilievo.db") as log, Store(folder / "runs") as store:
         if power_cut:
             make_durable(log)
-        bench = Bench(log, store, RealClock())
-        night = bench.night(actions(EVENTS))
+        night = bench(log, store).night(actions(EVENTS))
         begin = time.perf_counter()
         night.start()
         while not night.wait(0.05):
@@ -136,7 +144,7 @@ def victim(folder: Path) -> None:
             return key
 
         log.write = counted  # type: ignore[method-assign]
-        night = Bench(log, store, RealClock()).night(actions(200_000))
+        night = bench(log, store).night(actions(200_000))
         (folder / "ready").touch()
         night.start()
         night.wait(600)
