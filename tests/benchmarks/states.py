@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
 
 from tests.acquisition.engine import conftest, machine  # noqa: E402
 
-ROUND = 100
+ROUND = 50
 """Nights after which the transitions are counted."""
 
 
@@ -32,7 +32,7 @@ def main() -> None:
             machine.Asked,
             settings=settings(
                 max_examples=ROUND,
-                stateful_step_count=40,
+                stateful_step_count=60,
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),

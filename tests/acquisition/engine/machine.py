@@ -65,6 +65,18 @@ class Asked(RuleBasedStateMachine):
     def let_time_pass(self, seconds):
         self.clock.sleep(seconds)
 
+    @rule(at_once=st.booleans(), seconds=st.sampled_from([0.1, 0.4]))
+    def pause_and_resume(self, at_once, seconds):
+        self.pause(at_once)
+        self.clock.sleep(seconds)
+        self.resume()
+
+    @rule(cause=st.sampled_from(["pressure", "heater"]), seconds=st.sampled_from([0.1, 0.4]))
+    def suspend_and_release(self, cause, seconds):
+        self.suspend(cause)
+        self.clock.sleep(seconds)
+        self.release(cause)
+
     @rule(at_once=st.booleans())
     def pause(self, at_once):
         try:
@@ -96,7 +108,7 @@ class Asked(RuleBasedStateMachine):
         for cause in sorted(self.rules_held):
             self.release(cause)
 
-    @rule(how=st.sampled_from(["stop", "abort", "make_safe", "nothing", "nothing", "nothing", "nothing"]))
+    @rule(how=st.sampled_from(["stop", "abort", "make_safe", *["nothing"] * 40]))
     def end_early(self, how):
         if how == "make_safe":
             self.night.make_safe("enough")
