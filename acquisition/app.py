@@ -180,6 +180,17 @@ def start_live(capacity: int = 8, quality: LiveQuality = "preview", material: st
     return LiveReconstruction(capacity=capacity, quality=quality, material=material)
 
 
+@contextmanager
+def reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
+    """Yield a live reconstruction while a run is played; None where no heights are wanted."""
+    live = start_live(quality=quality) if quality is not None else None
+    try:
+        yield live
+    finally:
+        if live is not None:
+            live.close()
+
+
 def _require_room(folder: Path, needed: int) -> None:
     """Refuse a run whose frames would not fit on the disk."""
     free = shutil.disk_usage(folder).free

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +89,7 @@ def resume(
             found = find_run(laboratory.log, run)
             with (
                 wiring.open_interrupted(laboratory, found.id, seconds) as instrument,
-                _reconstructing((found.options or {}).get("live_quality")) as live,
+                wiring.reconstructing((found.options or {}).get("live_quality")) as live,
             ):
                 plan = check(parse_recipe(found.recipe_text, found.recipe_name), instrument)
                 outcome = _conduct(
@@ -126,7 +126,7 @@ def _play(
             with (
                 wiring.open_laboratory(data, db) as laboratory,
                 wiring.remembering(laboratory, found, instrument_path, speed) as (instrument, memory),
-                _reconstructing(level if heights else None) as live,
+                wiring.reconstructing(level if heights else None) as live,
             ):
                 outcome = _conduct(
                     laboratory,
@@ -151,19 +151,6 @@ def _live_level(name: str | None) -> LiveQuality:
         "rilievo reconstruct --run RUN --quality full",
         "--live-quality",
     )
-
-
-@contextmanager
-def _reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
-    """Yield a live reconstruction while a run is played; None where no heights are wanted."""
-    from acquisition import app as wiring
-
-    live = wiring.start_live(quality=quality) if quality is not None else None
-    try:
-        yield live
-    finally:
-        if live is not None:
-            live.close()
 
 
 def _conduct(

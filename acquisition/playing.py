@@ -38,7 +38,7 @@ def play_booking(laboratory: wiring.Laboratory, booking: Booking) -> Iterator[Ni
         _instrument_file(booking) as path,
         wiring.open_instrument(path, options.get("speed")) as found,
         wiring.remembering(laboratory, found, path, options.get("speed")) as (instrument, memory),
-        _reconstructing(quality if options.get("heights", True) else None) as live,
+        wiring.reconstructing(quality if options.get("heights", True) else None) as live,
     ):
         plan = check(loaded, instrument)
         night = wiring.begin(laboratory, loaded, plan, instrument, live, quality=quality, memory=memory)
@@ -70,7 +70,7 @@ def _go_on(laboratory: wiring.Laboratory, run_id: str) -> Iterator[Night]:
     options = laboratory.log.run(run_id).options or {}
     with (
         wiring.open_interrupted(laboratory, run_id) as instrument,
-        _reconstructing(options.get("live_quality")) as live,
+        wiring.reconstructing(options.get("live_quality")) as live,
     ):
         night = wiring.go_on(laboratory, run_id, instrument, live)
         with _attended(laboratory, night, live):
@@ -87,16 +87,6 @@ def _instrument_file(booking: Booking) -> Iterator[Path | None]:
         path = Path(folder) / "instrument.yaml"
         path.write_text(booking.instrument_text, encoding="utf-8")
         yield path
-
-
-@contextmanager
-def _reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
-    live = wiring.start_live(quality=quality) if quality is not None else None
-    try:
-        yield live
-    finally:
-        if live is not None:
-            live.close()
 
 
 @contextmanager
