@@ -24,10 +24,11 @@ from acquisition.alert_settings import KINDS, AlertSettings, load_settings
 from acquisition.courier import Courier, Result
 from acquisition.heartbeat import Heartbeat, Well
 from acquisition.log import Log
+from acquisition.message import Message
 from acquisition.outbox import Alert, Outbox, summed_up
 from acquisition.ownership import Owned, Ownership
 from acquisition.records import Event
-from acquisition.ways import Message, ways_of
+from acquisition.ways import ways_of
 from drivers.clock import Clock, Deadline, RealClock
 from drivers.errors import RilievoError
 from drivers.units import si

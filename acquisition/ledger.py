@@ -23,6 +23,7 @@ from acquisition import sidecar
 from acquisition.database import Refusal
 from acquisition.entry import Entries, Entry
 from acquisition.log import Log
+from acquisition.records import Records
 from acquisition.sidecar import Line, Sidecar
 from acquisition.store import Store
 from acquisition.writer import Mark
@@ -130,6 +131,11 @@ class Ledger(Entries):
         return (
             f"{self._reason}; the side-car journal cannot be written either ({self._kept_by}), entries wait in memory"
         )
+
+    @property
+    def records(self) -> Records:
+        """What is in the database already, to read."""
+        return self._log
 
     def __enter__(self) -> Self:
         return self

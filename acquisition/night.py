@@ -93,7 +93,6 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
-            records=log,
             dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)
@@ -104,6 +103,7 @@ class Night:
             self.engine.safe_state,
             watchdog=watchdog,
         )
+        self.telemetry.listen(self.watch.push_all)
         self._actions = actions
         self._resumption = resumption
         self.closers = ExitStack()

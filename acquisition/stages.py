@@ -56,7 +56,7 @@ class Playing(Protocol):
         """Wait up to ``seconds`` of real time; return whether the run has ended."""
 
     def finish(self) -> Outcome:
-        """Return how the run ended."""
+        """Wait for the end and let go of everything, once; return how the run ended."""
 
 
 Play = Callable[[Booking], AbstractContextManager[Playing]]

@@ -467,7 +467,7 @@ def _close(context: Context, patients: Patients) -> None:
     errors: list[str] = []
     while context.closers:
         try:
-            context.closers.pop()()
+            patients.let_go(context.closers.pop(), context.clock)
         except Exception as error:  # noqa: BLE001  every other device must still be closed
             errors.append(f"{type(error).__name__}: {error}")
     patients.close()

@@ -101,7 +101,8 @@ def test_asked_to_end_while_it_plays(rilievo, start, glance, data, stop_run):
     until(lambda: states(data) == ["running"])
     process.send_signal(signal.SIGTERM)
     if not stop_run:
-        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)  # the same request, as a supervisor makes it of a process and its group
+        time.sleep(0.6)
         assert process.poll() is None
         assert states(data) == ["running"]
         process.send_signal(signal.SIGTERM)

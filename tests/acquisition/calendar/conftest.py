@@ -33,6 +33,7 @@ class Run:
         self.run_id = run_id
         self.asked: list[str] = []
         self.engine = self
+        self.finished = False
         self._log, self._clock = log, clock
         self._outcome: Outcome | None = None
         self._over = threading.Event()
@@ -62,8 +63,10 @@ class Run:
         return self._over.wait(seconds)
 
     def finish(self) -> Outcome:
-        self._over.wait(10)
+        assert self._over.wait(10)
+        assert not self.finished, "a run is finished once"
         assert self._outcome is not None
+        self.finished = True
         return self._outcome
 
 
