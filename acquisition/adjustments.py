@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -35,13 +35,18 @@ class PlaceText(Written):
 class LookText(Written):
     """How an adjustment takes its frames; what is not said is as in the step's imaging."""
 
-    pixels: Pixels | None = Field(None, description="Pixels of its frames; 128 unless given.", examples=[128])
+    side: ClassVar[int] = 128
+    """Pixels on a side, unless given."""
+
+    pixels: Pixels | None = Field(
+        None, description="Pixels of its frames; 256 for stigmators, 128 else, unless given.", examples=[128]
+    )
     field_of_view: Width | None = Field(None, description="Width of its frames.", examples=["5 um"])
     dwell_time: While | None = Field(None, description="Time of its pixels.", examples=["5 us"])
 
     def look(self, base: Imaging) -> Imaging:
         """Return the imaging of its frames."""
-        given: dict[str, Any] = {"pixels": Pixels(rows=128, columns=128)}
+        given: dict[str, Any] = {"pixels": Pixels(rows=self.side, columns=self.side)}
         given |= {name: getattr(self, name) for name in LookText.model_fields if name in self.model_fields_set}
         found = ImagingChange(**given).over(base)
         assert found is not None  # noqa: S101  the base is whole
@@ -82,6 +87,8 @@ class AutofocusText(_SearchText):
 
 class StigmationText(_SearchText):
     """Search for the stigmators, x and then y, by the sharpness of a few frames."""
+
+    side: ClassVar[int] = 256
 
     range: Part = Field(
         default_factory=lambda: quantity(80.0, "percent"),

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.errors import DiskFull, InputError, RunError, StoreError
+from drivers.errors import DiskFull, InputError, RilievoError, RunError, StoreError
 from drivers.units import si
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from acquisition.guard import Guard
     from acquisition.log import Log
     from acquisition.night import Night
+    from acquisition.ownership import Ownership
     from acquisition.plan import Plan
     from acquisition.recipe import LoadedRecipe, Recipe
     from acquisition.records import FrameEntry, Run
@@ -179,6 +180,17 @@ def start_live(capacity: int = 8, quality: LiveQuality = "preview", material: st
     return LiveReconstruction(capacity=capacity, quality=quality, material=material)
 
 
+@contextmanager
+def reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
+    """Yield a live reconstruction while a run is played; None where no heights are wanted."""
+    live = start_live(quality=quality) if quality is not None else None
+    try:
+        yield live
+    finally:
+        if live is not None:
+            live.close()
+
+
 def _require_room(folder: Path, needed: int) -> None:
     """Refuse a run whose frames would not fit on the disk."""
     free = shutil.disk_usage(folder).free
@@ -269,6 +281,8 @@ def begin(
     _keep_instrument(folder, instrument, memory)
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
+        if not is_simulated(instrument):
+            stack.enter_context(_hardware(laboratory, instrument.name))
         guard = _guard(laboratory, run_id, speed, instrument)
         stack.callback(guard.dismiss)
         night = _night(laboratory, run_id, actions, instrument, live, loaded.recipe)
@@ -316,6 +330,13 @@ def _night(
         resumption=resumption,
         dose_limit=None if dose is None else si(dose),
     )
+
+
+def _hardware(laboratory: Laboratory, name: str) -> Ownership:
+    """Take real hardware for one run: two that play on one microscope would undo each other's setpoints."""
+    from acquisition.ownership import Ownership
+
+    return Ownership.take(laboratory.folder, f"instrument {name}")
 
 
 def _guard(laboratory: Laboratory, run_id: str, speed: float | None, instrument: Instrument | None = None) -> Guard:
@@ -379,17 +400,37 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
         raise RunError(
             f"run {run.id} was interrupted before it began ({folder / INSTRUMENT} is missing); start it anew"
         )
-    memory = folder / MEMORY
     speed = (run.options or {}).get("speed")
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
+        memory = folder / MEMORY
+        if not memory.exists():
+            stack.enter_context(_hardware(laboratory, laboratory.log.instrument(run.id).name))
         relieve(folder)
-        stack.callback(_guard(laboratory, run.id, speed).dismiss)
+        guard = _guard(laboratory, run.id, speed)
+        stack.callback(_let_go, guard, laboratory.log, run.id)
         simulated = memory if memory.exists() else None
         instrument = stack.enter_context(open_instrument(folder / INSTRUMENT, speed, simulated, outage))
         enter_journal(folder, laboratory.log, run.id, instrument.clock.now())
         refuse_ended(laboratory.log.run(run.id))  # the guard may have ended it in the safe state
         yield instrument
+
+
+def _let_go(guard: Guard, log: Log, run_id: str) -> None:
+    """Dismiss the guard of a run that has ended, whichever way; else the guard goes on alone.
+
+    What could not be taken up again is as the interruption left it: hot, perhaps, under gas.
+    """
+    from acquisition.states import State
+
+    try:
+        ended = State(log.run(run_id).state).final
+    except RilievoError:
+        ended = False
+    if ended:
+        guard.dismiss()
+    else:
+        guard.leave()
 
 
 def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Live | None) -> Night:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from acquisition.app import Laboratory
     from acquisition.instruments import Instruments
     from acquisition.seat import Seat
-    from acquisition.serve import Playing, Server
+    from acquisition.serve import Server
+    from acquisition.stages import Playing
 
 T = TypeVar("T")
 

@@ -45,7 +45,7 @@ class Night:
     actions : sequence of Action
     feed : LiveFeed, optional
     period : float, s
-        Between two samples of the telemetry.
+        Between two samples of the telemetry; the instrument's own unless given.
     interlocks : sequence of Interlock
         The recipe's, beside the instrument's own.
     resumption : Resumption, optional
@@ -73,7 +73,7 @@ class Night:
         actions: Sequence[Action],
         *,
         feed: LiveFeed | None = None,
-        period: float = 10.0,
+        period: float | None = None,
         interlocks: Sequence[Interlock] = (),
         resumption: Resumption | None = None,
         dose_limit: float | None = None,
@@ -93,7 +93,6 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
-            records=log,
             dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)
@@ -104,6 +103,8 @@ class Night:
             self.engine.safe_state,
             watchdog=watchdog,
         )
+        self.telemetry.listen(self.watch.push_all)
+        self.telemetry.listen(self.engine.oddities.readings)
         self._actions = actions
         self._resumption = resumption
         self.closers = ExitStack()

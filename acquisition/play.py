@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,23 +77,29 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted: its process was killed, or the power was cut."""
-    from acquisition import app as wiring
-    from acquisition.overview import find_run
-    from acquisition.plan import check
-    from acquisition.recipe import parse_recipe
-    from drivers.units import parse_quantity, si
+    with stop_requests(second_breaks=True) as asked:
+        from acquisition import app as wiring
+        from acquisition.overview import find_run
+        from acquisition.plan import check
+        from acquisition.recipe import parse_recipe
+        from drivers.units import parse_quantity, si
 
-    seconds = None if outage is None else si(parse_quantity(outage, "s"))
-    with wiring.open_laboratory(data, db, create=False) as laboratory:
-        found = find_run(laboratory.log, run)
-        with (
-            wiring.open_interrupted(laboratory, found.id, seconds) as instrument,
-            _reconstructing((found.options or {}).get("live_quality")) as live,
-        ):
-            plan = check(parse_recipe(found.recipe_text, found.recipe_name), instrument)
-            outcome = _conduct(
-                laboratory, lambda: wiring.go_on(laboratory, found.id, instrument, live), plan, live, as_json=as_json
-            )
+        seconds = None if outage is None else si(parse_quantity(outage, "s"))
+        with wiring.open_laboratory(data, db, create=False) as laboratory:
+            found = find_run(laboratory.log, run)
+            with (
+                wiring.open_interrupted(laboratory, found.id, seconds) as instrument,
+                wiring.reconstructing((found.options or {}).get("live_quality")) as live,
+            ):
+                plan = check(parse_recipe(found.recipe_text, found.recipe_name), instrument)
+                outcome = _conduct(
+                    laboratory,
+                    lambda: wiring.go_on(laboratory, found.id, instrument, live),
+                    plan,
+                    live,
+                    asked=asked,
+                    as_json=as_json,
+                )
     _leave(outcome)
 
 
@@ -110,25 +116,27 @@ def _play(
     as_json: bool = False,
 ) -> None:
     """Check, play and report a recipe, and leave with the right exit code."""
-    from acquisition import app as wiring
-    from acquisition.plan import check_file
+    with stop_requests(second_breaks=True) as asked:  # noted from here on: an import swallows an interrupt
+        from acquisition import app as wiring
+        from acquisition.plan import check_file
 
-    level = _live_level(live_quality)
-    with wiring.open_instrument(instrument_path, speed) as found:
-        loaded, plan = check_file(recipe, found)
-        with (
-            wiring.open_laboratory(data, db) as laboratory,
-            wiring.remembering(laboratory, found, instrument_path, speed) as (instrument, memory),
-            _reconstructing(level if heights else None) as live,
-        ):
-            outcome = _conduct(
-                laboratory,
-                lambda: wiring.begin(laboratory, loaded, plan, instrument, live, quality=level, memory=memory),
-                plan,
-                live,
-                report_to,
-                as_json=as_json,
-            )
+        level = _live_level(live_quality)
+        with wiring.open_instrument(instrument_path, speed) as found:
+            loaded, plan = check_file(recipe, found)
+            with (
+                wiring.open_laboratory(data, db) as laboratory,
+                wiring.remembering(laboratory, found, instrument_path, speed) as (instrument, memory),
+                wiring.reconstructing(level if heights else None) as live,
+            ):
+                outcome = _conduct(
+                    laboratory,
+                    lambda: wiring.begin(laboratory, loaded, plan, instrument, live, quality=level, memory=memory),
+                    plan,
+                    live,
+                    report_to,
+                    asked=asked,
+                    as_json=as_json,
+                )
     _leave(outcome)
 
 
@@ -145,19 +153,6 @@ def _live_level(name: str | None) -> LiveQuality:
     )
 
 
-@contextmanager
-def _reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
-    """Yield a live reconstruction while a run is played; None where no heights are wanted."""
-    from acquisition import app as wiring
-
-    live = wiring.start_live(quality=quality) if quality is not None else None
-    try:
-        yield live
-    finally:
-        if live is not None:
-            live.close()
-
-
 def _conduct(
     laboratory: Laboratory,
     ready: Callable[[], Night],
@@ -165,11 +160,15 @@ def _conduct(
     live: Live | None,
     report_to: Path | None = None,
     *,
+    asked: Callable[[], str | None],
     as_json: bool,
 ) -> Outcome:
-    """Play a run to its end, tell how it went and write its report."""
-    run_id, outcome = _play_night(ready, plan, quiet=as_json)
-    _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
+    """Play a run to its end, tell how it went and write its report; whoever is to be told elsewhere is told, too."""
+    from acquisition.alerts import telling
+
+    with telling(laboratory.folder, laboratory.log):
+        run_id, outcome = _play_night(ready, plan, asked, quiet=as_json)
+        _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
     return outcome
 
 
@@ -180,18 +179,22 @@ def _leave(outcome: Outcome) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _play_night(ready: Callable[[], Night], plan: Plan, *, quiet: bool) -> tuple[str, Outcome]:
+def _play_night(
+    ready: Callable[[], Night], plan: Plan, asked: Callable[[], str | None], *, quiet: bool
+) -> tuple[str, Outcome]:
     """Play a run to its end; nothing that befalls the display or this thread leaves the instrument to itself."""
     from acquisition import terminal
 
-    with stop_requests() as stop_asked:
+    with stop_requests() as asked_since:  # from here on nothing breaks off: the cleanup keeps the sample safe
+        if asked() is not None:
+            raise KeyboardInterrupt
         night = ready()
         night.start()
         try:
             with suppress(*terminal.BROKEN_PIPE):  # nobody reads it; the run goes on
                 if not quiet:
                     _announce(night, plan)
-            terminal.follow(night, plan, stop_asked)
+            terminal.follow(night, plan, asked_since)
         except BaseException as error:
             night.engine.abort(f"the display failed: {type(error).__name__}: {error}")
             night.finish()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ def play_booking(laboratory: wiring.Laboratory, booking: Booking) -> Iterator[Ni
         _instrument_file(booking) as path,
         wiring.open_instrument(path, options.get("speed")) as found,
         wiring.remembering(laboratory, found, path, options.get("speed")) as (instrument, memory),
-        _reconstructing(quality if options.get("heights", True) else None) as live,
+        wiring.reconstructing(quality if options.get("heights", True) else None) as live,
     ):
         plan = check(loaded, instrument)
         night = wiring.begin(laboratory, loaded, plan, instrument, live, quality=quality, memory=memory)
@@ -70,7 +70,7 @@ def _go_on(laboratory: wiring.Laboratory, run_id: str) -> Iterator[Night]:
     options = laboratory.log.run(run_id).options or {}
     with (
         wiring.open_interrupted(laboratory, run_id) as instrument,
-        _reconstructing(options.get("live_quality")) as live,
+        wiring.reconstructing(options.get("live_quality")) as live,
     ):
         night = wiring.go_on(laboratory, run_id, instrument, live)
         with _attended(laboratory, night, live):
@@ -90,26 +90,19 @@ def _instrument_file(booking: Booking) -> Iterator[Path | None]:
 
 
 @contextmanager
-def _reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
-    live = wiring.start_live(quality=quality) if quality is not None else None
-    try:
-        yield live
-    finally:
-        if live is not None:
-            live.close()
-
-
-@contextmanager
 def _attended(laboratory: wiring.Laboratory, night: Night, live: Live | None) -> Iterator[None]:
-    """Start a run, and see that it has ended whatever befalls the server; then settle its heights and its report."""
+    """Start a run, which whoever gets it finishes; then settle its heights and its report.
+
+    Where that one fails, the run is ended here: nothing that befalls the server leaves the instrument to itself.
+    """
     night.start()
     try:
         yield
     except BaseException as error:
         night.engine.abort(f"the server failed: {type(error).__name__}: {error}")
+        with suppress(Exception):
+            night.finish()
         raise
-    finally:
-        night.finish()
     try:
         if live is not None:
             missing = frames_without_heights(laboratory.log, night.run_id)

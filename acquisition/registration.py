@@ -1,13 +1,18 @@
-"""By how much one frame is displaced from another: phase correlation, to a fraction of a pixel, with a confidence.
+"""By how much one frame is displaced from another: phase correlation, to a fraction of a pixel, with its uncertainty.
 
-The cross-power spectra of all segments are added up, so that their independent noises average, whitened by the mean of
-both frames' power, so that a few strong periods do not decide, and weighted by a band: slow shading belongs to the
-detector and stays where it is while the sample moves, and the finest periods are noise. The peak of the correlation is
-then found on a fine grid by a discrete Fourier transform about it.
+The cross-power spectra of all segments are added up, so that their independent noises average. Each frequency counts
+with the weight of Hannan and Thomson, γ²/(1 − γ²), where γ is the share of signal in the power about it: the least
+variance for a displacement, because what is noise says nothing of it however white it is made. Slow shading belongs to
+the detector, stays where it is while the sample moves, and is left out. The peak of the correlation is found on a fine
+grid by a discrete Fourier transform about it.
+
+E. J. Hannan and P. J. Thomson, Biometrika 60, 469 (1973); C. H. Knapp and G. C. Carter, IEEE Transactions on
+Acoustics, Speech, and Signal Processing 24, 320 (1976).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +22,20 @@ from drivers.frame import Frame
 
 Floats = NDArray[np.float64]
 
-LOWEST = 4.0
+LOWEST = 6.0
 """Periods across the field below which a structure counts as shading."""
-HIGHEST = 0.18
-"""Frequency (cycles per pixel) at which the weight has fallen to 1/e."""
+NOISE_FROM = 0.42
+"""Frequency (cycles per pixel) from which on the power is taken for noise."""
+SURE = 0.95
+"""Largest γ² that counts: the spectrum's neighbours do not tell it better."""
+ABOUT = 5
+"""Frequencies on each axis over which the power is averaged."""
 AROUND = 4
 """Pixels about the peak that are left out of the correlation's noise."""
 FINE = 41
 """Points of the fine grid, over one pixel and a half to each side."""
+WINDOWED = 0.265
+"""Independent modes over all modes, after a Hann window on both axes."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +46,36 @@ class Displacement:
     ----------
     x, y : float, px
         To the right and upwards.
+    sigma : float, px
+        Standard uncertainty along the worse direction, of noise alone.
     confidence : float
-        Height of the correlation's peak over the standard deviation of the rest; of unrelated frames it is about 4.5.
+        Height of the correlation's peak over the standard deviation of the rest; below 8 for unrelated frames.
     """
 
     x: float
     y: float
+    sigma: float
     confidence: float
 
 
 def displacement(anchor: Frame, frame: Frame) -> Displacement:
     """Return by how much ``frame`` is displaced from ``anchor``; both of the same shape and segments."""
-    cross, power = _spectra(anchor, frame)
     rows, columns = anchor.shape
     ky = np.asarray(np.fft.fftfreq(rows)[:, None], dtype=np.float64)
     kx = np.asarray(np.fft.fftfreq(columns)[None, :], dtype=np.float64)
-    radius = np.hypot(ky, kx)
-    band = (1.0 - np.exp(-((radius * min(rows, columns) / LOWEST) ** 4))) * np.exp(-((radius / HIGHEST) ** 2))
-    white = cross / np.maximum(power, 1e-12 * float(power.max()) + 1e-300) * band
+    radius = np.asarray(np.hypot(ky, kx), dtype=np.float64)
+    cross, power = _spectra(anchor, frame)
+    weight = _weights(power, radius) * (1.0 - np.exp(-((radius * min(rows, columns) / LOWEST) ** 4)))
+    white = cross / np.maximum(np.abs(cross), 1e-300) * weight
     surface = np.fft.ifft2(white).real
-    row, column = np.unravel_index(int(surface.argmax()), surface.shape)
-    confidence = _confidence(surface, int(row), int(column))
-    dy, dx = _refined(white, _signed(int(row), rows), _signed(int(column), columns), ky, kx)
-    return Displacement(dx, -dy, confidence)
+    row, column = (int(index) for index in np.unravel_index(int(surface.argmax()), surface.shape))
+    confidence = _confidence(surface, row, column)
+    dy, dx = _refined(white, _signed(row, rows), _signed(column, columns), ky, kx)
+    return Displacement(dx, -dy, _uncertainty(weight * len(anchor.counts), ky, kx), confidence)
 
 
 def _spectra(anchor: Frame, frame: Frame) -> tuple[NDArray[np.complex128], Floats]:
-    """Return the cross-power spectrum, and the mean power that whitens it; summed over segments. Shapes (H, W)."""
+    """Return the cross-power spectrum, and the mean power of both; summed over segments. Shapes (H, W)."""
     rows, columns = anchor.shape
     window = np.hanning(rows + 2)[1:-1, None] * np.hanning(columns + 2)[None, 1:-1]
     spectra = []
@@ -73,6 +87,25 @@ def _spectra(anchor: Frame, frame: Frame) -> tuple[NDArray[np.complex128], Float
     cross = (second * np.conj(first)).sum(axis=0)
     power = 0.5 * ((np.abs(first) ** 2).sum(axis=0) + (np.abs(second) ** 2).sum(axis=0))
     return cross, power
+
+
+def _weights(power: Floats, radius: Floats) -> Floats:
+    """Return γ²/(1 − γ²) of each frequency."""
+    from scipy.ndimage import uniform_filter
+
+    noise = float(np.mean(power[radius > NOISE_FROM]))
+    about = np.maximum(uniform_filter(power, ABOUT, mode="wrap"), 1e-300)
+    squared = np.minimum(np.clip(1.0 - noise / about, 0.0, None) ** 2, SURE)
+    return np.asarray(squared / (1.0 - squared), dtype=np.float64)
+
+
+def _uncertainty(weight: Floats, ky: Floats, kx: Floats) -> float:
+    """Return the bound of Cramér and Rao for the displacement along the worse direction, px."""
+    # Each mode stands twice in the spectrum of a real image.
+    modes = 4.0 * math.pi**2 * WINDOWED / 2.0 * weight
+    xx, yy, xy = (float((modes * part).sum()) for part in (kx * kx, ky * ky, kx * ky))
+    least = (xx + yy) / 2.0 - math.hypot((xx - yy) / 2.0, xy)
+    return 1.0 / math.sqrt(least) if least > 1e-12 else math.inf
 
 
 def _signed(index: int, length: int) -> int:

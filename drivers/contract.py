@@ -29,7 +29,7 @@ from drivers.document import Document
 from drivers.errors import DeviceError, DeviceUnavailable, InputError, LimitError, RilievoError
 from drivers.frame import BeamSettings, Channel, Frame, Reading
 from drivers.geometry import DetectorGeometry
-from drivers.units import Q, format_quantity, parse_quantity, quantity, quantity_json
+from drivers.units import Q, format_quantity, magnitude, parse_quantity, quantity, quantity_json
 
 
 class ReadBackend(Protocol):
@@ -162,7 +162,7 @@ class Parameter(Readable):
             For a value outside the limits; the message names value, limit and unit.
         """
         asked = parse_quantity(value, self.unit)
-        number = float(asked.to(self.unit).magnitude)
+        number = magnitude(asked, self.unit)
         if not math.isfinite(number):
             raise LimitError(f"expected a finite number in {self.unit}; got {number}", self.name)
         slack = 1e-9 * max(abs(number), 1e-30)
@@ -188,7 +188,7 @@ class Parameter(Readable):
             return True
         tolerance = self.tolerance if within is None else within
         reading = self.read()
-        return reading.fresh and abs(float(reading.value.to(self.unit).magnitude) - self._setpoint) <= tolerance
+        return reading.fresh and abs(magnitude(reading.value, self.unit) - self._setpoint) <= tolerance
 
 
 class SwitchBackend(Protocol):
@@ -510,10 +510,13 @@ class Instrument:
         its communication-loss setpoint (heater down, gas closed) by itself once nobody has spoken to it for so long,
         and returns a sentence that says what was armed; called with 0 it disarms. None where no device can.
     reconnect : callable
-        Tries a device again that cannot be reached; takes its role as in the instrument's file: ``heater``,
-        ``gases.O2``. The link alone is made anew: setpoints stay as the hardware has them, and nothing is sent.
+        Tries a device again that cannot be reached; takes its role as in the instrument's file (``heater``,
+        ``gases.O2``), or a name of its own as errors tell it (``heater.temperature``). The link alone is made anew:
+        setpoints stay as the hardware has them, and nothing is sent.
         Raises DeviceError when that fails, DeviceUnavailable where the driver has no way to do it, and InputError for
-        a role that there is not.
+        a device that there is not.
+    telemetry : float, s
+        Between two looks at all channels.
     """
 
     name: str
@@ -530,6 +533,7 @@ class Instrument:
     reconnect: Callable[[str], None] = _cannot_reconnect
     source: Document | None = None
     arm_loss: Callable[[float], str] | None = None
+    telemetry: float = 10.0
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

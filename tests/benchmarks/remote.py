@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from acquisition.access import Role
-from acquisition.authority import Authority
+from acquisition.authority import Authority, client_context
 from acquisition.credentials import read_pass
 from acquisition.remote import Remote, connect
 from acquisition.seat import COMMANDS
@@ -98,6 +99,12 @@ class Place:
         """Of the server, MB."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the server has computed for."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def threads(self) -> int:
@@ -341,76 +348,113 @@ def cadence(place: Place) -> None:
 # -- hostile
 
 
-def attack(place: Place, times: int) -> dict[str, int]:
-    """Try everything, so many times in all; return how often what was tried, and how often it got in."""
-    done: dict[str, int] = {"in": 0}
-    lock = threading.Lock()
-    attacker = hostile.Attacker(place.port, 20.0)
-    observer = read_pass(place.folder, Role.OBSERVER)
-    _, recorded = attacker.enter(read_pass(place.folder, Role.OPERATOR))
-    operating = [name for name, command in COMMANDS.items() if command.role is not Role.OBSERVER]
+class Attack:
+    """Everything that somebody might try, counted; ``done["in"]`` is how often it got in."""
 
-    def count(what: str, number: int, got_in: int = 0) -> None:
-        with lock:
-            done[what] = done.get(what, 0) + number
-            done["in"] += got_in
+    def __init__(self, place: Place) -> None:
+        self.done: dict[str, int] = {"in": 0}
+        self._place = place
+        self._lock = threading.Lock()
+        self._attacker = hostile.Attacker(place.port, 20.0)
+        self._observer = read_pass(place.folder, Role.OBSERVER)
+        sock, self._recorded = self._attacker.enter(read_pass(place.folder, Role.OPERATOR))
+        sock.close()
+        self._operating = [name for name, command in COMMANDS.items() if command.role is not Role.OBSERVER]
 
-    def welcomed(said: list[tuple[int, Any]]) -> bool:
-        return any(kind == hostile.CONNECT_OK and "role" in body["handshake"] for kind, body in said)
+    def run(self, times: int) -> None:
+        """Try everything at the same time, so many times in all."""
+        shares = {
+            self._handshakes: 0.5,
+            self._questions: 0.25,
+            self._verbs: 0.1,
+            self._oversize: 0.05,
+            self._replays: 0.04,
+            self._slow: 0.03,
+            self._certificates: 0.03,
+        }
+        threads = [
+            threading.Thread(target=work, args=(random.Random(seed), int(times * share)))
+            for seed, (work, share) in enumerate(shares.items())
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
-    def handshakes(chance: random.Random, number: int) -> None:
+    def _count(self, what: str, number: int = 1, got_in: bool = False) -> None:
+        with self._lock:
+            self.done[what] = self.done.get(what, 0) + number
+            self.done["in"] += got_in
+
+    def _send(self, what: str, data: bytes) -> None:
+        said = self._attacker.send(data)
+        welcomed = any(kind == hostile.CONNECT_OK and "role" in body["handshake"] for kind, body in said)
+        self._count(what, 1, welcomed or any(kind == hostile.RESULT for kind, _ in said))
+
+    def _handshakes(self, chance: random.Random, number: int) -> None:
         for _ in range(number):
-            said = attacker.send(hostile.mutated(chance.choice(hostile.HANDSHAKES), chance))
-            count("mutated handshakes", 1, welcomed(said) or any(kind == hostile.RESULT for kind, _ in said))
+            self._send("mutated handshakes", hostile.mutated(chance.choice(hostile.HANDSHAKES), chance))
 
-    def replays(_: random.Random, number: int) -> None:
+    def _replays(self, _: random.Random, number: int) -> None:
         for _ in range(number):
-            count("replayed tokens", 1, welcomed(attacker.send(recorded)))
+            self._send("replayed tokens", self._recorded)
 
-    def oversize(chance: random.Random, number: int) -> None:
+    def _oversize(self, chance: random.Random, number: int) -> None:
         for _ in range(number):
             claimed = chance.choice([2**32 - 1, 2**31, 2**24, 2**21 + 1, 4097])
             body = hostile.head(hostile.CONNECT, 0, 1, 4, claimed, chance.choice([0, 0, 2**31]))
-            count("oversize messages", 1, welcomed(attacker.send(body + b"x" * 2000)))
+            self._send("oversize messages", body + b"x" * 2000)
 
-    def questions(chance: random.Random, number: int) -> None:
+    def _questions(self, chance: random.Random, number: int) -> None:
         while number > 0:
-            sock, _ = attacker.enter(observer)
+            sock, _ = self._attacker.enter(self._observer)
             with sock, contextlib.suppress(OSError, EOFError):
                 while number > 0:
                     number -= 1
-                    count("mutated messages and annotations", 1)
+                    self._count("mutated messages and annotations")
                     sock.sendall(hostile.mutated(chance.choice(hostile.QUESTIONS), chance))
                     sock.settimeout(0.002)
                     with contextlib.suppress(TimeoutError):
                         hostile.one_answer(sock)
                     sock.settimeout(20.0)
 
-    def verbs(chance: random.Random, number: int) -> None:
-        sock, _ = attacker.enter(observer)
+    def _verbs(self, chance: random.Random, number: int) -> None:
+        sock, _ = self._attacker.enter(self._observer)
         with sock:
             for _ in range(number):
                 arguments = chance.choice([[], ["last"], ["stage.x", "1 mm"]])
-                sock.sendall(hostile.message(hostile.INVOKE, hostile.call(chance.choice(operating), arguments)))
+                sock.sendall(hostile.message(hostile.INVOKE, hostile.call(chance.choice(self._operating), arguments)))
                 _, body = hostile.one_answer(sock)
-                count("operator verbs of an observer", 1, body.get("error", {}).get("code") not in ("denied", "input"))
+                done = body.get("error", {}).get("code") not in ("denied", "input")
+                self._count("operator verbs of an observer", 1, done)
 
-    def slow(_: random.Random, number: int) -> None:
+    def _slow(self, _: random.Random, number: int) -> None:
         for _ in range(0, number, 50):
-            socks = [attacker.socket() for _ in range(50)]
+            socks = [self._attacker.socket() for _ in range(50)]
             for sock in socks:
                 with contextlib.suppress(OSError):
                     sock.sendall(b"PYRO")
             for sock in socks:
                 sock.close()
-            count("slow-loris", 50)
+            self._count("slow-loris", 50)
 
-    def certificates(chance: random.Random, number: int) -> None:
-        import ssl
+    def _certificates(self, chance: random.Random, number: int) -> None:
+        ways = self._ways()
+        first = hostile.message(hostile.CONNECT, hostile.connect_body(hostile.HELLO))
+        second = hostile.message(hostile.CONNECT, hostile.connect_body({"session": "s" * 32}))
+        for _ in range(number):
+            what, got_in = chance.choice(list(ways)), False
+            with contextlib.suppress(OSError, EOFError):
+                plain = socket.create_connection(("127.0.0.1", self._place.tls), 20.0)
+                with ways[what].wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+                    sock.sendall(first)
+                    got_in = hostile.one_answer(sock)[0] == hostile.CONNECT_OK
+                    sock.sendall(second)
+                    hostile.one_answer(sock)
+            self._count(what, 1, got_in)
 
-        from acquisition.authority import client_context
-
-        folder = place.folder / "remote" / "tls"
+    def _ways(self) -> dict[str, ssl.SSLContext]:
+        folder = self._place.folder / "remote" / "tls"
         none = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         none.load_verify_locations(folder / "authority.pem")
         with tempfile.TemporaryDirectory() as name:
@@ -418,44 +462,12 @@ def attack(place: Place, times: int) -> dict[str, int]:
             other.create()
             wrong = client_context(other.issue("eve", Role.ADMINISTRATOR))
         wrong.load_verify_locations(folder / "authority.pem")
-        ways = {
+        return {
             "no certificate": none,
             "a wrong certificate": wrong,
             "an expired certificate": client_context(folder / "old.pem"),
             "a revoked certificate": client_context(folder / "gone.pem"),
         }
-        first = hostile.message(hostile.CONNECT, hostile.connect_body(hostile.HELLO))
-        second = hostile.message(hostile.CONNECT, hostile.connect_body({"session": "s" * 32}))
-        for _ in range(number):
-            what = chance.choice(list(ways))
-            got_in = False
-            with contextlib.suppress(OSError, EOFError):
-                plain = socket.create_connection(("127.0.0.1", place.tls), 20.0)
-                with ways[what].wrap_socket(plain, server_hostname="127.0.0.1") as sock:
-                    sock.sendall(first)
-                    got_in = hostile.one_answer(sock)[0] == hostile.CONNECT_OK
-                    sock.sendall(second)
-                    hostile.one_answer(sock)
-            count(what, 1, got_in)
-
-    shares = {
-        handshakes: 0.5,
-        questions: 0.25,
-        verbs: 0.1,
-        oversize: 0.05,
-        replays: 0.04,
-        slow: 0.03,
-        certificates: 0.03,
-    }
-    threads = [
-        threading.Thread(target=work, args=(random.Random(seed), int(times * share)))
-        for seed, (work, share) in enumerate(shares.items())
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return done
 
 
 def hostile_input(place: Place) -> None:
@@ -468,7 +480,9 @@ def hostile_input(place: Place) -> None:
     began = time.perf_counter()
     total: dict[str, int] = {}
     for _ in range(20):
-        for what, number in attack(place, HOSTILE // 20).items():
+        attack = Attack(place)
+        attack.run(HOSTILE // 20)
+        for what, number in attack.done.items():
             total[what] = total.get(what, 0) + number
         memory.append(place.resident)
     seconds = time.perf_counter() - began

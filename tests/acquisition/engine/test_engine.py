@@ -611,14 +611,17 @@ def test_a_disk_that_stays_full_ends_safe_and_keeps_what_was_acknowledged(bench,
 
 def cut_off(bench, monkeypatch, *, begin, end):
     """Let the database refuse everything from one moment of the clock to another."""
-    write = bench.log.write
 
-    def refuses(*arguments, **named):
-        if begin <= bench.clock.monotonic() < end:
-            raise DatabaseError("the database is gone")
-        return write(*arguments, **named)
+    def refusing(real):
+        def refuses(*arguments, **named):
+            if begin <= bench.clock.monotonic() < end:
+                raise DatabaseError("the database is gone")
+            return real(*arguments, **named)
 
-    monkeypatch.setattr(bench.log, "write", refuses)
+        return refuses
+
+    for name in ("write", "replay"):
+        monkeypatch.setattr(bench.log, name, refusing(getattr(bench.log, name)))
 
 
 def test_a_database_that_is_away_for_a_minute_loses_nothing(bench, configure, monkeypatch):
