@@ -39,6 +39,7 @@ DESCRIPTION = {
     "settings": {"chamber": {"volume": "10 l", "pumping_speed": "0.542 l/s"}},
     "heater": {"driver": "paper", "time_constant": "20 s"},
     "safe_state": [{"blank": "beam", "within": "1 s"}],
+    "interlocks": [{"when": "heater above 900 K for 60 s", "then": "safe"}],
 }
 RECIPE = """\
 name: short

@@ -142,6 +142,8 @@ def test_a_parameter_is_set_between_runs(make_house: Callable[..., House]) -> No
         seat.set("stage.x", "80 mm")
     with pytest.raises(LimitError, match="O2 reacts; between runs it can only be closed"):
         seat.set("gas.O2.flow", "5 sccm")
+    with pytest.raises(RunError, match=r"interlock 'heater above 900 K for 60 s' would be met by it"):
+        seat.set("heater.temperature", "950 K")
     with pytest.raises(InputError, match=r"'stage\.w' cannot be set on this instrument"):
         seat.set("stage.w", "1 mm")
     assert seat.safe() == ["paper microscope"]
