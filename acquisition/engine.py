@@ -175,6 +175,7 @@ class Engine:
         self._series: _Series | None = None
         self.oddities = Oddities(self._clock, self.tell)
         self._index = 0
+        self._action: Action | None = None
         self._waited = 0.0
         self._marked = 0.0
         self._outcome: tuple[int, datetime, str, str, Result | None] | None = None
@@ -281,7 +282,7 @@ class Engine:
         end: Exception | None = None
         try:
             self._enter(State.RUNNING)
-            self._instrument.column.blank()
+            self._retry("blanking the beam", self._instrument.column.blank)
             self._retry("reading the log", lambda: self.hands.begin(actions))
             first = 0 if resumption is None else self._take_up(resumption)
             for index in range(first, len(actions)):
@@ -324,9 +325,10 @@ class Engine:
             self._index = index
             self._log.intent(self._run_id, index, self._clock.now(), durable=_is_irreversible(action))
         self._show(action)
-        self._expect(action)
         if self._series is not None and getattr(action, "group", None) != self._series.group:
             self._series = None
+        self._action = action
+        self._expect(action)
         try:
             outcome, result = self._retry(action.address, lambda: self._execute(action))
         except (StopRequest, SafeRequest):
@@ -336,6 +338,7 @@ class Engine:
             self._outcome = (index, self._clock.now(), "failed", str(error), None)
             raise
         self._watchdog.rest()
+        self._action = None
         self.hands.remember(action.address, result)
         self._outcome = (index, self._clock.now(), outcome, "", result)
         self._waited = self._marked = 0.0
@@ -397,8 +400,8 @@ class Engine:
                     f"{what}: {error}; retry {tries} of {self._endurance.retries} follows in {pause:g} s",
                     {"number": error.number, "code": error.code, "where": error.where, "retry": tries},
                 )
-                self._watchdog.rest()
                 self.wait(pause, counted=False)
+                self._watchdog.progress()
                 self._reconnect(error)
 
     def _suspend_between(self, error: RilievoError, tries: int, began: float) -> None:
@@ -463,6 +466,8 @@ class Engine:
         self._watchdog.rest()
         self._stand_still(began)
         self._enter(State.RUNNING)
+        if self._action is not None:
+            self._expect(self._action)
         stood = self._clock.monotonic() - began
         if self._series is not None:
             self._series.began += stood
