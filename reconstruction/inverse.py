@@ -155,8 +155,8 @@ def prepare(
         For a material or a detector that the model does not know.
     """
     from reconstruction.fidelity import PROBE_FWHM, Forward
+    from reconstruction.local_law import Condition
     from reconstruction.response import check_reach
-    from reconstruction.vft import Condition
     from reconstruction.weights import check_material, check_validity, load_model
 
     chosen = model or load_model()
@@ -316,8 +316,8 @@ def _assembled(
 ) -> Reconstruction:
     import torch
 
+    from reconstruction.features import slopes
     from reconstruction.uncertainty import posterior
-    from reconstruction.vft import slopes
 
     pixel = frame.beam.pixel_size
     found = state.z.double().numpy()

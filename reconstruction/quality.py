@@ -140,8 +140,8 @@ def why_not_full(frame: Frame, material: str | None, *, detector_known: bool = T
     if not detector_known:
         return "the transformer needs the detector's geometry; describe it in a file and give it with --detector"
     from reconstruction.emission import electron_range
+    from reconstruction.local_law import Condition
     from reconstruction.response import check_reach
-    from reconstruction.vft import Condition
     from reconstruction.weights import check_material, check_validity, load_model
 
     substrate = "Cu" if material == LAYERED else material

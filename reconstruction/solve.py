@@ -135,9 +135,9 @@ class Problem:
         for outer, inner, core in tiles(self.shape):
             part = z[outer].detach().clone().requires_grad_(True)
             share = oxide[outer].detach().clone().requires_grad_(self.with_oxide)
-            emitted = self.forward.emission(part, share)[:, core[0], core[1]]
-            origin = (inner[0].start, inner[1].start)
-            signal = self.forward.collect(emitted, responses, origin, self.shape) * gains + levels
+            origin = (outer[0].start, outer[1].start)
+            seen = self.forward.signals(part, share, responses, origin, self.shape)
+            signal = seen[:, core[0], core[1]] * gains + levels
             measured, weight = self.observed.signals[:, inner[0], inner[1]], self.observed.weight[inner]
             variance = self.observed.variances(signal.detach())
             # A residual far beyond the noise (dirt, a shadow that is not modelled) pulls with its root only.
@@ -172,8 +172,9 @@ class Problem:
         answer = torch.zeros_like(state.z)
         for outer, inner, core in tiles(self.shape):
             part = state.z[outer].detach().clone().requires_grad_(True)
-            emitted = self.forward.emission(part, state.oxide[outer])[:, core[0], core[1]]
-            signal = self.forward.collect(emitted, responses, (inner[0].start, inner[1].start), self.shape) * gains
+            origin = (outer[0].start, outer[1].start)
+            seen = self.forward.signals(part, state.oxide[outer], responses, origin, self.shape)
+            signal = seen[:, core[0], core[1]] * gains
             deviation = self.observed.variances(signal.detach()).sqrt() / self.observed.weight[inner].sqrt()
             (signal * (noise[:, inner[0], inner[1]] / deviation)).sum().backward()  # type: ignore[no-untyped-call]
             if part.grad is not None:

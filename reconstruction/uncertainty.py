@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reconstruction.features import blur
 from reconstruction.prior import Rings, rings
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
-from reconstruction.vft import blur
 
 OCTAVE = math.log(2.0)
 WAVES = 0.35

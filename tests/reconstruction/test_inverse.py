@@ -45,7 +45,7 @@ def signals(shape=(SIDE, SIDE), shift=(0.0, 0.0), rotation=0.0, tilt=(0.0, 0.0),
     import torch
 
     from reconstruction.fidelity import Forward, Nuisances
-    from reconstruction.vft import Condition
+    from reconstruction.local_law import Condition
     from reconstruction.weights import load_model
 
     condition = Condition(PIXEL / electron_range("Cu", energy), energy, DETECTOR.threshold / KEV / energy)

@@ -10,11 +10,12 @@ from scipy.fft import dctn
 from scipy.ndimage import convolve
 
 from drivers.geometry import annular
+from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.linear import emission_kernels, linearise, wiener, wiener_modes
+from reconstruction.local_law import Condition
 from reconstruction.metrology import without_plane
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 CONDITION = Condition(0.2, 5.0, 0.2)

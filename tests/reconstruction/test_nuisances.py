@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from drivers.geometry import annular
+from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.local_law import Condition
 from reconstruction.nuisances import Beliefs, estimate_nuisances
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 SHAPE = (64, 64)

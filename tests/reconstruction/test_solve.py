@@ -10,7 +10,9 @@ import torch
 
 from drivers.geometry import annular
 from reconstruction import solve as module
+from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.local_law import Condition
 from reconstruction.nuisances import Beliefs
 from reconstruction.solve import (
     Effort,
@@ -25,7 +27,6 @@ from reconstruction.solve import (
     tiles,
 )
 from reconstruction.uncertainty import posterior
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 CONDITION = Condition(0.2, 5.0, 0.2)
