@@ -84,17 +84,11 @@ class Forward:
         turn = self.geometry.rotation + at.rotation.double()
         chosen = replace(self.geometry, segments=tuple(self.geometry.segments[index] for index in self.live))
         step = 1e-4 * self.geometry.working_distance
-        rows = [segment_response(chosen, self.model.basis, centre=centre, rotation=turn)]
-        for axis in (0, 1):
-            move = torch.zeros(2, dtype=torch.float64)
-            move[axis] = step
-            # A pixel at +x sees the detector's centre moved by −x.
-            ahead, behind = (
-                segment_response(chosen, self.model.basis, centre=centre + sign * move, rotation=turn)
-                for sign in (-1, 1)
-            )
-            rows.append((ahead - behind) / (2 * step))
-        return torch.stack(rows)
+        # A pixel at +x sees the detector's centre moved by −x.
+        moves = step * torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=torch.float64)
+        here, *around = segment_response(chosen, self.model.basis, centre=centre + moves, rotation=turn)
+        slopes = [(ahead - behind) / (2 * step) for ahead, behind in (around[:2], around[2:])]
+        return torch.stack([here, *slopes])
 
     def tilt_emission(self) -> Tensor:
         """Return how a flat surface's emission changes with its slopes ∂z/∂x and ∂z/∂y. Shape (K, 2)."""
