@@ -13,8 +13,9 @@ area.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,8 +27,10 @@ from reconstruction.prior import evidence_power, first_guess, rescaled
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
 from reconstruction.vft import TOKEN, WINDOW
 
-TILE, SEAM = 512, 64
-"""Side of a tile and its overlap, pixels: multiples of a window, so that tiles and the whole field cut alike."""
+TILE, SEAM_RANGES = 640, 2.5
+"""Side of a tile in pixels, at most and about, and how far tiles overlap, in electron ranges."""
+GRAIN = TOKEN * WINDOW
+"""Pixels of a window: all cuts are multiples."""
 MEMORY = 8
 """Steps that L-BFGS remembers."""
 OXIDE_SPREAD, OXIDE_LENGTH = 0.5, 1.0
@@ -99,6 +102,28 @@ class Solution:
     evaluations: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """How far the prediction of a surface is from the frame.
+
+    Attributes
+    ----------
+    value : float
+        Half the weighted sum of squares.
+    gradient, slope : (H, W) tensors
+        Its derivatives by heights and by oxide.
+    predicted : (L, H, W) tensor
+    echo : (H, W) tensor or None
+        What a field of noise, sent back through the model, makes of the heights (:meth:`Problem.information`).
+    """
+
+    value: float
+    gradient: Tensor
+    slope: Tensor
+    predicted: Tensor
+    echo: Tensor | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Problem:
     """A frame and its forward model, ready to be evaluated.
@@ -110,82 +135,83 @@ class Problem:
     with_oxide : bool
         Whether the share of oxide is sought, too.
     evaluations : int
+        Of the network, forwards and backwards, so far.
     """
 
     forward: Forward
     observed: Observation
     with_oxide: bool = False
     evaluations: int = 0
-    predicted: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return (self.observed.signals.shape[1], self.observed.signals.shape[2])
 
-    def misfit(self, state: State, z: Tensor, oxide: Tensor) -> tuple[float, Tensor, Tensor]:
-        """Return half the weighted sum of squares, and its gradients by heights and oxide."""
+    @property
+    def seam(self) -> int:
+        """By how many pixels tiles overlap."""
+        return seam_of(self.forward.condition.pixel)
+
+    def look(
+        self,
+        nuisances: Nuisances,
+        z: Tensor,
+        oxide: Tensor,
+        variances: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Look:
+        """Return value and gradient of the misfit.
+
+        Parameters
+        ----------
+        nuisances : Nuisances
+        z, oxide : (H, W) tensors
+        variances : (L, H, W) tensor, optional
+            Of the signals. Where they are not given, those of the prediction itself: then the gradient is that of
+            given variances, not of ones that move with the prediction.
+        noise : (L, H, W) tensor, optional
+            White noise of variance 1, to be sent back (``echo``).
+        """
         self.evaluations += 1
-        nuisances = state.nuisances
         responses = self.forward.responses(nuisances).float()
         gains = nuisances.gains[:, None, None]
         levels = self.forward.levels(responses, nuisances)[:, None, None]
         gradient, slope = torch.zeros_like(z), torch.zeros_like(z)
+        echo = None if noise is None else torch.zeros_like(z)
         predicted, total = torch.zeros_like(self.observed.signals), 0.0
-        for outer, inner, core in tiles(self.shape):
+        for outer, inner, core in tiles(self.shape, self.seam):
             part = z[outer].detach().clone().requires_grad_(True)
             share = oxide[outer].detach().clone().requires_grad_(self.with_oxide)
             origin = (outer[0].start, outer[1].start)
             seen = self.forward.signals(part, share, responses, origin, self.shape)
             signal = seen[:, core[0], core[1]] * gains + levels
-            measured, weight = self.observed.signals[:, inner[0], inner[1]], self.observed.weight[inner]
-            variance = self.observed.variances(signal.detach())
+            here = (slice(None), *inner)
+            variance = self.observed.variances(signal.detach()) if variances is None else variances[here]
+            weight, deviation = self.observed.weight[inner], variance.sqrt()
             # A residual far beyond the noise (dirt, a shadow that is not modelled) pulls with its root only.
-            scaled = (signal - measured) / variance.sqrt()
-            value = (weight * _gentle(scaled)).sum()
+            value = (weight * _gentle((signal - self.observed.signals[here]) / deviation)).sum()
+            if echo is not None and noise is not None:
+                sent = (signal * (noise[here] * weight.sqrt() / deviation)).sum()
+                echo[outer] += torch.autograd.grad(sent, part, retain_graph=True)[0]
             value.backward()  # type: ignore[no-untyped-call]
             total += float(value.detach())
-            predicted[:, inner[0], inner[1]] = signal.detach()
+            predicted[here] = signal.detach()
             if part.grad is not None:
                 gradient[outer] += part.grad
             if share.grad is not None:
                 slope[outer] += share.grad
-        self.predicted = predicted
-        return total, gradient, slope
+        return Look(total, gradient, slope, predicted, echo)
 
-    def probed_information(self, state: State, flat: Tensor, seed: int = 0) -> Tensor:
-        """Return the information on each mode around a solution, where it differs from a flat surface's. (H, W).
-
-        White noise of the signals, sent back through the model, gives heights whose power in each mode is the
-        information there. One such draw, averaged over rings, rescales what was computed for a flat surface.
-
-        Parameters
-        ----------
-        state : State
-        flat : (H, W) tensor
-        seed : int
-        """
-        self.evaluations += 1
-        noise = torch.randn(self.observed.signals.shape, generator=torch.Generator().manual_seed(seed))
-        responses = self.forward.responses(state.nuisances).float()
-        gains = state.nuisances.gains[:, None, None]
-        answer = torch.zeros_like(state.z)
-        for outer, inner, core in tiles(self.shape):
-            part = state.z[outer].detach().clone().requires_grad_(True)
-            origin = (outer[0].start, outer[1].start)
-            seen = self.forward.signals(part, state.oxide[outer], responses, origin, self.shape)
-            signal = seen[:, core[0], core[1]] * gains
-            deviation = self.observed.variances(signal.detach()).sqrt() / self.observed.weight[inner].sqrt()
-            (signal * (noise[:, inner[0], inner[1]] / deviation)).sum().backward()  # type: ignore[no-untyped-call]
-            if part.grad is not None:
-                answer[outer] += part.grad
-        return rescaled(flat, cosine_transform(answer) ** 2)
+    def noise(self, seed: int) -> Tensor:
+        """Return white noise of the signals' shape, the same for the same seed."""
+        return torch.randn(self.observed.signals.shape, generator=torch.Generator().manual_seed(seed))
 
     def emission(self, z: Tensor, oxide: Tensor) -> Tensor:
         """Return the emission of the whole field, without gradients. (K, H, W)."""
         out = torch.zeros(len(self.forward.model.basis), *self.shape)
         with torch.no_grad():
-            for outer, inner, core in tiles(self.shape):
+            for outer, inner, core in tiles(self.shape, self.seam):
                 emitted = self.forward.emission(z[outer], oxide[outer])
                 out[:, inner[0], inner[1]] = emitted[:, core[0], core[1]]
         return out
@@ -200,25 +226,36 @@ def _gentle(scaled: Tensor) -> Tensor:
     return torch.where(size < KNEE, 0.5 * scaled**2, KNEE * size - 0.5 * KNEE**2)
 
 
-def tiles(shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]]:
+def seam_of(pixel: float) -> int:
+    """Return by how many pixels tiles overlap: more than the electrons reach, and the windows of two blocks.
+
+    Parameters
+    ----------
+    pixel : float
+        Over the electron range.
+    """
+    return GRAIN * min(max(1, math.ceil(SEAM_RANGES / pixel / GRAIN)), 4)
+
+
+def tiles(
+    shape: tuple[int, int], seam: int
+) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]]:
     """Cut a field: (what a tile sees, what it answers for, where that lies within it), in order of the rows."""
 
     def cuts(size: int) -> list[tuple[slice, slice, slice]]:
-        if size <= TILE + SEAM:
-            return [(slice(0, size), slice(0, size), slice(0, size))]
+        count = 1 if size <= TILE + 2 * seam else math.ceil(size / TILE)
+        # Whole windows, so that tiles and the whole field cut alike.
+        side = GRAIN * math.ceil(size / count / GRAIN)
         found = []
-        for start in range(0, size, TILE):
-            stop = min(start + TILE, size)
-            low, high = max(0, start - SEAM), min(size, stop + SEAM)
+        for start in range(0, size, side):
+            stop = min(start + side, size)
+            low, high = max(0, start - seam), min(size, stop + seam)
             found.append((slice(low, high), slice(start, stop), slice(start - low, stop - low)))
         return found
 
     for row in cuts(shape[0]):
         for column in cuts(shape[1]):
             yield (row[0], column[0]), (row[1], column[1]), (row[2], column[2])
-
-
-assert TILE % (TOKEN * WINDOW) == SEAM % (TOKEN * WINDOW) == 0  # noqa: S101  what the seams rest on
 
 
 def solve(
@@ -254,25 +291,28 @@ def solve(
     work = effort or Effort()
     problem = Problem(forward, observed, with_oxide)
     linear = linearise(forward, problem.shape)
-    information = linear.information(observed)
+    flat = information = linear.information(observed)
     state = replace(start) if start else first_state(forward, observed, linear, information)
-    estimate = None
+    estimate, look = None, None
     for number, most in enumerate(work.rounds):
         if progress is not None:
             progress(number / len(work.rounds), f"round {number + 1}")
-        _descend(problem, state, information, most, work.gain * observed.weight.numel() / 1000)
-        emitted = problem.emission(state.z, state.oxide)
-        estimate = estimate_nuisances(forward, observed, emitted, beliefs)
+        _descend(problem, state, information, most, work.gain * observed.weight.numel() / 1000, look)
+        estimate = estimate_nuisances(forward, observed, problem.emission(state.z, state.oxide), beliefs)
         state.nuisances = estimate.nuisances
-        information = problem.probed_information(state, linear.information(observed), number)
+        # The next round begins with this look; the last one tells what the frame knows there.
+        look = problem.look(state.nuisances, state.z, state.oxide, noise=problem.noise(number))
+        assert look.echo is not None  # noqa: S101  noise was sent
+        information = rescaled(flat, cosine_transform(look.echo) ** 2)
         if number < len(work.rounds) - 1:
             state.power = evidence_power(cosine_transform(state.z), state.power, information)
     assert estimate is not None  # noqa: S101  there is one round at least
+    assert look is not None  # noqa: S101
     weight = observed.weight
-    left = (problem.predicted - observed.signals) ** 2 / observed.variances(problem.predicted)
+    left = (look.predicted - observed.signals) ** 2 / observed.variances(look.predicted)
     return Solution(
         state,
-        problem.predicted,
+        look.predicted,
         information,
         linear,
         estimate,
@@ -294,8 +334,14 @@ def first_state(forward: Forward, observed: Observation, linear: Linear, informa
     return State(z, oxide, Nuisances.none(len(forward.live)), power)
 
 
-def _descend(problem: Problem, state: State, information: Tensor, most: int, enough: float) -> None:
-    """Take up to so many steps of L-BFGS; changes the state's heights and oxide."""
+def _descend(
+    problem: Problem, state: State, information: Tensor, most: int, enough: float, look: Look | None = None
+) -> None:
+    """Take up to so many steps of L-BFGS; changes the state's heights and oxide.
+
+    The variances are those of the prediction that the round begins with (``look``): value and gradient are of one
+    function, and where the rounds come to rest the variances are those of the prediction.
+    """
     fields = 2 if problem.with_oxide else 1
     powers = [state.power]
     metrics = [1 / (information + 1 / state.power)]
@@ -304,14 +350,19 @@ def _descend(problem: Problem, state: State, information: Tensor, most: int, eno
         metrics.append(1 / (oxide_information(problem) + 1 / powers[1]))
     metrics[0] = metrics[0].clone()
     metrics[0][0, 0] = 0.0
+    first = look or problem.look(state.nuisances, state.z, state.oxide)
+    variances = problem.observed.variances(first.predicted)
 
-    def cost(x: Tensor) -> tuple[float, Tensor]:
-        value, *gradients = problem.misfit(state, x[0], x[1] if fields == 2 else state.oxide)
+    def with_prior(seen: Look, x: Tensor) -> tuple[float, Tensor]:
+        value, gradients = seen.value, [seen.gradient, seen.slope][:fields]
         for index in range(fields):
             modes = cosine_transform(x[index])
             value += 0.5 * float((modes**2 / powers[index]).sum())
             gradients[index] = gradients[index] + inverse_cosine_transform(modes / powers[index])
-        return value, torch.stack(gradients[:fields])
+        return value, torch.stack(gradients)
+
+    def cost(x: Tensor) -> tuple[float, Tensor]:
+        return with_prior(problem.look(state.nuisances, x[0], x[1] if fields == 2 else state.oxide, variances), x)
 
     def metric(g: Tensor) -> Tensor:
         return torch.stack(
@@ -319,7 +370,7 @@ def _descend(problem: Problem, state: State, information: Tensor, most: int, eno
         )
 
     x = torch.stack([state.z, state.oxide][:fields])
-    x = minimise(cost, metric, x, most, enough)
+    x = minimise(cost, metric, x, most, enough, with_prior(first, x))
     state.z = x[0]
     if fields == 2:
         state.oxide = x[1]
@@ -331,6 +382,7 @@ def minimise(
     x: Tensor,
     most: int,
     enough: float,
+    first: tuple[float, Tensor] | None = None,
 ) -> Tensor:
     """Return where a cost is least, by preconditioned L-BFGS.
 
@@ -345,8 +397,10 @@ def minimise(
         Steps.
     enough : float
         A step that gains less is the last.
+    first : tuple, optional
+        The cost at x, where it is known.
     """
-    value, gradient = cost(x)
+    value, gradient = first or cost(x)
     steps: list[tuple[Tensor, Tensor]] = []
     for _ in range(most):
         direction = -_two_loops(gradient, steps, metric)

@@ -26,6 +26,7 @@ from reconstruction.solve import (
     solve,
     tiles,
 )
+from reconstruction.spectral import cosine_transform
 from reconstruction.uncertainty import posterior
 from reconstruction.weights import load_model
 
@@ -74,10 +75,11 @@ def state_of(z, oxide=None):
 # -- tiles
 
 
+@pytest.mark.parametrize("seam", [32, 64, 96])
 @pytest.mark.parametrize("shape", [(20, 30), (576, 576), (577, 40), (1024, 1300), (513, 2048)])
-def test_tiles_answer_for_every_pixel_once(shape):
+def test_tiles_answer_for_every_pixel_once(shape, seam):
     answered = np.zeros(shape, int)
-    for outer, inner, core in tiles(shape):
+    for outer, inner, core in tiles(shape, seam):
         answered[inner] += 1
         for axis in (0, 1):
             # The core is the inner part as seen within the outer one.
@@ -85,10 +87,19 @@ def test_tiles_answer_for_every_pixel_once(shape):
             assert outer[axis].start + core[axis].stop == inner[axis].stop
             assert outer[axis].start % 32 == 0
             assert 0 <= outer[axis].start <= inner[axis].start < inner[axis].stop <= outer[axis].stop <= shape[axis]
-            assert inner[axis].start in (0, outer[axis].start + module.SEAM)
-            assert outer[axis].stop in (shape[axis], inner[axis].stop + module.SEAM)
+            assert inner[axis].start in (0, outer[axis].start + seam)
+            assert outer[axis].stop in (shape[axis], inner[axis].stop + seam)
+            assert outer[axis].stop - outer[axis].start <= module.TILE + 2 * seam
     assert (answered == 1).all()
-    assert (len(list(tiles(shape))) == 1) == (max(shape) <= module.TILE + module.SEAM)
+    assert (len(list(tiles(shape, seam))) == 1) == (max(shape) <= module.TILE + 2 * seam)
+
+
+def test_tiles_overlap_by_more_than_the_electrons_reach():
+    for pixel in (0.03, 0.05, 0.14, 0.5, 1.0):
+        assert module.seam_of(pixel) * pixel >= 2.5
+        assert module.seam_of(pixel) % 32 == 0
+    # Memory stays bounded however fine the pixels are.
+    assert module.seam_of(1e-3) == 128
 
 
 def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
@@ -97,79 +108,89 @@ def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
     observed = observe(forward, z)
     start = state_of(0.8 * z)
     whole = Problem(forward, observed)
-    value, gradient, _ = whole.misfit(start, start.z, start.oxide)
-    monkeypatch.setattr(module, "TILE", 64)
+    untiled = whole.look(start.nuisances, start.z, start.oxide)
+    monkeypatch.setattr(module, "TILE", 32)
     parted = Problem(forward, observed)
-    assert len(list(tiles(shape))) == 3
-    tiled_value, tiled_gradient, _ = parted.misfit(start, start.z, start.oxide)
-    sigma = observed.variances(whole.predicted).sqrt()
-    assert float(((parted.predicted - whole.predicted) / sigma).abs().max()) < 0.1
-    assert tiled_value == pytest.approx(value, rel=1e-3)
-    # Shifted windows close around a tile as they do around a field: its far edge feels a little of the first rows.
-    change = (tiled_gradient - gradient).abs()
-    assert float(change.max()) < 0.1 * float(gradient.abs().max())
-    assert float(change.square().mean().sqrt()) < 0.02 * float(gradient.square().mean().sqrt())
+    assert len(list(tiles(shape, parted.seam))) == 3
+    tiled = parted.look(start.nuisances, start.z, start.oxide)
+    sigma = observed.variances(untiled.predicted).sqrt()
+    assert float(((tiled.predicted - untiled.predicted) / sigma).abs().max()) < 0.1
+    assert tiled.value == pytest.approx(untiled.value, rel=1e-3)
+    change = (tiled.gradient - untiled.gradient).abs()
+    assert float(change.max()) < 0.1 * float(untiled.gradient.abs().max())
+    assert float(change.square().mean().sqrt()) < 0.02 * float(untiled.gradient.square().mean().sqrt())
     emitted = parted.emission(start.z, start.oxide)
     with torch.no_grad():
-        untiled = forward.emission(start.z, start.oxide)
-    np.testing.assert_allclose(emitted.numpy(), untiled.numpy(), atol=2e-3 * float(untiled.abs().max()))
+        expected = forward.emission(start.z, start.oxide)
+    np.testing.assert_allclose(emitted.numpy(), expected.numpy(), atol=2e-3 * float(expected.abs().max()))
 
 
 # -- the misfit
 
 
-def test_the_misfit_s_gradients_are_those_of_differences(forward):
+@pytest.mark.parametrize("signal_noise", [False, True], ids=["one variance", "counting noise"])
+def test_the_misfit_s_gradients_are_those_of_differences(forward, signal_noise):
     z, share = relief(SHAPE, 2), 0.5 + 0.1 * relief(SHAPE, 3)
     observed = observe(forward, relief(SHAPE, 4))
-    # A variance that does not follow the signal: the gradient is that of the value, then.
     ones = torch.ones(4)
-    observed = replace(observed, variance_slope=0 * ones, variance_floor=1e-6 * ones)
-    problem, state = Problem(forward, observed, with_oxide=True), state_of(z, share)
-    _, gradient, slope = problem.misfit(state, z, share)
+    if not signal_noise:
+        observed = replace(observed, variance_slope=0 * ones, variance_floor=1e-6 * ones)
+    problem, none = Problem(forward, observed, with_oxide=True), Nuisances.none(4)
+    # Within a round the variances stand still: the gradient is that of the value.
+    variances = observed.variances(problem.look(none, z, share).predicted)
+    look = problem.look(none, z, share, variances)
     for seed in range(3):
         direction = relief(SHAPE, 10 + seed, 1.0)
-        for by, found in ((0, gradient), (1, slope)):
+        for by, found in ((0, look.gradient), (1, look.slope)):
             step = (2e-3, 5e-3)[by]
-            values = [
-                problem.misfit(
-                    state, z + (by == 0) * sign * step * direction, share + (by == 1) * sign * step * direction
-                )
+            up, down = (
+                problem.look(
+                    none,
+                    z + (by == 0) * sign * step * direction,
+                    share + (by == 1) * sign * step * direction,
+                    variances,
+                ).value
                 for sign in (1, -1)
-            ]
-            numeric = (values[0][0] - values[1][0]) / (2 * step)
+            )
             exact = float((found * direction).sum())
-            assert exact == pytest.approx(numeric, abs=0.01 * float(found.norm() * direction.norm()))
-    assert float(gradient.norm()) > 0
-    assert float(slope.norm()) > 0
-    assert problem.evaluations == 13
+            assert exact == pytest.approx((up - down) / (2 * step), abs=0.01 * float(found.norm() * direction.norm()))
+    assert float(look.gradient.norm()) > 0
+    assert float(look.slope.norm()) > 0
+    assert problem.evaluations == 14
 
 
 def test_the_misfit_of_the_truth_is_the_noise(forward):
     z = relief(SHAPE, 2)
     observed = observe(forward, z)
-    problem = Problem(forward, observed)
-    value, _, slope = problem.misfit(state_of(z), z, torch.zeros_like(z))
+    look = Problem(forward, observed).look(Nuisances.none(4), z, torch.zeros_like(z))
     count = observed.signals.numel()
-    assert 2 * value == pytest.approx(count, abs=4 * math.sqrt(2 * count))
+    assert 2 * look.value == pytest.approx(count, abs=4 * math.sqrt(2 * count))
     # The oxide is not sought: it has no gradient.
-    assert float(slope.abs().max()) == 0
+    assert float(look.slope.abs().max()) == 0
     # Weightless pixels count for nothing.
     nothing = Problem(forward, replace(observed, weight=torch.zeros(SHAPE)))
-    value, gradient, _ = nothing.misfit(state_of(z), 0 * z, 0 * z)
-    assert value == float(gradient.abs().max()) == 0
+    look = nothing.look(Nuisances.none(4), 0 * z, 0 * z, noise=nothing.noise(0))
+    assert look.value == float(look.gradient.abs().max()) == float(look.echo.abs().max()) == 0
 
 
 def test_nuisances_take_part_in_what_is_predicted(forward):
     z = relief(SHAPE, 2)
-    observed, state, problem = observe(forward, z), state_of(z), None
-    problem = Problem(forward, observed)
-    problem.misfit(state, z, 0 * z)
-    plain = problem.predicted
+    problem, none = Problem(forward, observe(forward, z)), Nuisances.none(4)
+    plain = problem.look(none, z, 0 * z).predicted
     gains, offsets = torch.tensor([1.0, 1.1, 0.9, 1.0]), torch.tensor([0.0, 0.0, 1e-3, -1e-3])
-    state.nuisances = replace(state.nuisances, gains=gains, offsets=offsets)
-    problem.misfit(state, z, 0 * z)
+    moved = problem.look(replace(none, gains=gains, offsets=offsets), z, 0 * z).predicted
     expected = gains[:, None, None] * plain + offsets[:, None, None]
-    np.testing.assert_allclose(problem.predicted.numpy(), expected.numpy(), atol=1e-7)
+    np.testing.assert_allclose(moved.numpy(), expected.numpy(), atol=1e-7)
+
+
+def test_noise_that_is_sent_back_has_the_power_of_the_information(forward):
+    z = torch.zeros(SHAPE)
+    problem = Problem(forward, observe(forward, z))
+    linear = module.linearise(forward, SHAPE)
+    told = linear.information(problem.observed)
+    echoes = [problem.look(Nuisances.none(4), z, z, noise=problem.noise(seed)).echo for seed in range(8)]
+    ratio = torch.stack([cosine_transform(echo) ** 2 for echo in echoes]).mean(0)[1:, 1:] / told[1:, 1:]
+    assert float((ratio * told[1:, 1:]).sum() / told[1:, 1:].sum()) == pytest.approx(1.0, abs=0.1)
 
 
 # -- the optimiser
