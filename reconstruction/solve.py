@@ -27,7 +27,7 @@ from reconstruction.prior import evidence_power, first_guess, rescaled
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
 from reconstruction.vft import TOKEN, WINDOW
 
-TILE, SEAM_RANGES = 640, 2.5
+TILE, SEAM_RANGES = 640, 2.0
 """Side of a tile in pixels, at most and about, and how far tiles overlap, in electron ranges."""
 GRAIN = TOKEN * WINDOW
 """Pixels of a window: all cuts are multiples."""
@@ -50,7 +50,7 @@ class Effort:
         A round ends when a step gains less than this in the logarithm of the posterior, per thousand pixels.
     """
 
-    rounds: tuple[int, ...] = (5, 5, 4)
+    rounds: tuple[int, ...] = (5, 4)
     gain: float = 0.1
 
 
