@@ -100,6 +100,12 @@ class Forward:
             found.append(((ahead - behind) / (2 * step))[0, :, 0, 0])
         return torch.stack(found, dim=1)
 
+    def flat_signals(self) -> Tensor:
+        """Return what a flat surface on the axis sends into each live segment. (L,)."""
+        field = torch.zeros(1, 8, 8)
+        flat = self.model.local(field, field + float(self.condition.oxide), self.condition)[0, :, 4, 4]
+        return self.responses()[0].float() @ flat
+
     def levels(self, responses: Tensor, nuisances: Nuisances) -> Tensor:
         """Return what offsets and the sample's tilt add to each segment everywhere. (L,)."""
         tilted = responses[0].float() @ self.tilt_emission() @ nuisances.tilt.float()
@@ -167,6 +173,9 @@ class Observation:
         1; 0 where a pixel says nothing (saturated).
     scales : (L,) tensor, ADU
         Counts above the offset for a signal of 1.
+    straight : (L, H, W) tensor or None
+        The signals, straightened: as they would be if they grew in proportion to the slope, however steep. A linear
+        estimate begins with these.
     """
 
     signals: Tensor
@@ -174,6 +183,7 @@ class Observation:
     variance_floor: Tensor
     weight: Tensor
     scales: Tensor
+    straight: Tensor | None = None
 
     def variances(self, expected: Tensor) -> Tensor:
         """Return the variance of each pixel where ``expected`` signals (L, H, W) are expected."""

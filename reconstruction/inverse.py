@@ -180,6 +180,8 @@ def prepare(
     forward = Forward(chosen, condition, frame.geometry, signals.live, frame.beam.pixel_size, probe)
     segments = _segments(frame, signals)
     observed = _observe(frame, forward, signals, segments)
+    if len(signals.live) > 2:
+        observed = replace(observed, straight=_straightened(frame, forward, observed, signals, substrate))
     return Prepared(
         forward,
         observed,
@@ -223,9 +225,7 @@ def _observe(frame: Frame, forward: Forward, signals: Signals, segments: tuple[S
     from reconstruction.fidelity import Observation
 
     live = list(signals.live)
-    field = torch.zeros(1, 8, 8)
-    flat = forward.model.local(field, field + float(forward.condition.oxide), forward.condition)[0, :, 4, 4]
-    levels = (forward.responses()[0].float() @ flat).numpy()
+    levels = forward.flat_signals().numpy()
     means = signals.means[live].mean(axis=(1, 2))
     gains = [frame.channels[index].gain for index in live]
     if all(gain is not None for gain in gains):
@@ -251,6 +251,22 @@ def _observe(frame: Frame, forward: Forward, signals: Signals, segments: tuple[S
     )
 
 
+def _straightened(frame: Frame, forward: Forward, observed: Observation, signals: Signals, substrate: str) -> Tensor:
+    """Return signals that are linear in the slopes, as far as the local law tells. (L, H, W).
+
+    The slopes that the local law finds, steep ones included, through the response of a flat surface; and of the sum
+    signal what no slope explains, which is what edges and bends do.
+    """
+    import torch
+
+    p, q, brightness = (torch.from_numpy(each) for each in photometric.local_slopes(frame, signals, substrate))
+    responses = forward.responses()[0].float()
+    flat = forward.flat_signals()[:, None, None]
+    slopes = (responses @ forward.tilt_emission().float())[..., None, None]
+    sums = observed.signals.sum(dim=0) / flat.sum()
+    return flat * (sums / brightness.clamp(min=0.05)) + slopes[:, 0] * p + slopes[:, 1] * q
+
+
 def _beliefs(frame: Frame, signals: Signals) -> Beliefs:
     from reconstruction.nuisances import Beliefs
 
@@ -272,12 +288,13 @@ def _flags(observed: Observation) -> NDArray[np.uint8]:
 
 def _fast(frame: Frame, prepared: Prepared, material: str) -> Reconstruction:
     from reconstruction.linear import linearise
-    from reconstruction.solve import first_state
+    from reconstruction.solve import Problem, corrected, first_state
 
     shape = frame.shape
     linear = linearise(prepared.forward, shape)
     information = linear.information(prepared.observed)
     state = first_state(prepared.forward, prepared.observed, linear, information)
+    state = corrected(Problem(prepared.forward, prepared.observed), state, linear, information)
     predicted = linear.flat[:, None, None] + linear.apply(state.z)
     brightness = (predicted.sum(dim=0) / linear.flat.sum()).numpy()
     return _assembled(frame, prepared, state, information, brightness, "fast", material, None)

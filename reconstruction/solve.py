@@ -203,6 +203,20 @@ class Problem:
                 slope[outer] += share.grad
         return Look(total, gradient, slope, predicted, echo)
 
+    def prediction(self, nuisances: Nuisances, z: Tensor, oxide: Tensor) -> Tensor:
+        """Return the signals that a surface would give, without gradients. (L, H, W)."""
+        self.evaluations += 1
+        responses = self.forward.responses(nuisances).float()
+        gains = nuisances.gains[:, None, None]
+        levels = self.forward.levels(responses, nuisances)[:, None, None]
+        predicted = torch.zeros_like(self.observed.signals)
+        with torch.no_grad():
+            for outer, inner, core in tiles(self.shape, self.seam):
+                origin = (outer[0].start, outer[1].start)
+                seen = self.forward.signals(z[outer], oxide[outer], responses, origin, self.shape)
+                predicted[:, inner[0], inner[1]] = seen[:, core[0], core[1]] * gains + levels
+        return predicted
+
     def noise(self, seed: int) -> Tensor:
         """Return white noise of the signals' shape, the same for the same seed."""
         return torch.randn(self.observed.signals.shape, generator=torch.Generator().manual_seed(seed))
@@ -332,6 +346,25 @@ def first_state(forward: Forward, observed: Observation, linear: Linear, informa
     z = inverse_cosine_transform(matched / (information + 1 / power))
     oxide = torch.full(shape, float(forward.condition.oxide))
     return State(z, oxide, Nuisances.none(len(forward.live)), power)
+
+
+def corrected(problem: Problem, state: State, linear: Linear, information: Tensor) -> State:
+    """Return a state moved by one step of the fixed point, heights ← heights + inverse(measured − predicted).
+
+    One evaluation of the network forwards: what is left over, weighted by the noise that each pixel's own brightness
+    makes, goes back through the linear response. Bright faces are noisier than flat ground, and the flat ground's
+    response is that of steep faces well enough for a step: on surfaces with walls of 45° the errors come down to
+    those of the full descent within a few per cent.
+    """
+    predicted = problem.prediction(state.nuisances, state.z, state.oxide)
+    observed = problem.observed
+    left = (observed.signals - predicted) / observed.variances(predicted)
+    # Dirt pulls with its root only, as in the full descent.
+    limit = KNEE / observed.variances(predicted).sqrt()
+    modes = cosine_transform(linear.adjoint(torch.clamp(left, -limit, limit) * observed.weight))
+    modes -= cosine_transform(state.z) / state.power
+    modes[0, 0] = 0.0
+    return replace(state, z=state.z + inverse_cosine_transform(modes / (information + 1 / state.power)))
 
 
 def _descend(
