@@ -75,11 +75,12 @@ def posterior(
     counts = ring.counts.copy()
     counts[ring.index[0, 1]] -= 1
     counts[ring.index[1, 0]] -= 1
-    variance = torch.zeros(shape)
+    variance, ratio = torch.zeros(shape), torch.ones(shape)
     for weight, wavelength in _bands(ring):
         part = inverse_cosine_transform(torch.from_numpy(weight[ring.index]).float() * modes)
         local = blur((part**2)[None], (max(WAVES * wavelength, 0.7),))[0].clamp(min=0)
-        variance += _band_variance(local, counts * weight**2 / z.numel(), told, believed) + share**2 * local
+        band, ratio = _band_variance(local, ratio, counts * weight**2 / z.numel(), told, believed)
+        variance += band + share**2 * local
     if blind is not None and bool(blind.any()):
         prior = float(power.double().flatten()[1:].sum()) / z.numel()
         dark = blur(blind.float()[None], (1.5,))[0].clamp(0, 1)
@@ -101,13 +102,17 @@ def _bands(ring: Rings) -> list[tuple[Floats, float]]:
     return found
 
 
-def _band_variance(local: Tensor, shares: Floats, told: Floats, believed: Floats) -> Tensor:
-    """Return a band's part of the variance. (H, W).
+def _band_variance(
+    local: Tensor, coarser: Tensor, shares: Floats, told: Floats, believed: Floats
+) -> tuple[Tensor, Tensor]:
+    """Return a band's part of the variance, and its power around each pixel over the field's. (H, W) both.
 
     Parameters
     ----------
     local : (H, W) tensor
         Mean square of the solution in the band, around each pixel.
+    coarser : (H, W) tensor
+        The ratio of the next coarser band.
     shares : (n,) array
         Of each ring's modes in the band, over the number of pixels.
     told, believed : (n,) arrays
@@ -115,12 +120,13 @@ def _band_variance(local: Tensor, shares: Floats, told: Floats, believed: Floats
     """
     whole = float(shares @ believed)
     if whole <= 0:
-        return torch.zeros_like(local)
-    # What is there: what was found, and what may have been missed.
+        return torch.zeros_like(local), coarser
+    # What is there: what was found, and what may have been missed. That is missed where the coarser band stands out:
+    # an edge goes through all scales.
     missed = float(shares @ (1 / (told + 1 / believed)))
-    ratio = np.log(np.clip((local.numpy() + missed) / whole, _RATIOS[0], _RATIOS[-1]))
+    ratio = ((local + missed * coarser) / whole).clamp(float(_RATIOS[0]), float(_RATIOS[-1]))
     table = (1 / (told + 1 / (believed * _RATIOS[:, None]))) @ shares
-    return torch.from_numpy(np.interp(ratio, np.log(_RATIOS), table)).float()
+    return torch.from_numpy(np.interp(np.log(ratio.numpy()), np.log(_RATIOS), table)).float(), ratio
 
 
 def _resolution(ring: Rings, information: Tensor, power: Tensor) -> float:
