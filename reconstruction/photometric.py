@@ -62,7 +62,8 @@ class Reconstruction:
     heights : HeightMap
         Mean and mean slope zero.
     sigma : (H, W) float32 array, m
-        Standard deviation of the heights from the noise of the counts, relative to the field's mean.
+        Standard deviation of the heights from the noise of the counts, relative to the field's mean; a scale that is
+        wrong for all of them together is apart, in :attr:`scale_sigma`.
     p, q : (H, W) float32 arrays
         ∂z/∂x and ∂z/∂y.
     total : (H, W) float32 array, ADU
@@ -104,6 +105,15 @@ class Reconstruction:
     brightness: Singles | None = None
     oxide: Singles | None = None
     nuisances: Estimate | None = None
+
+    @property
+    def scale_sigma(self) -> float:
+        """Relative standard uncertainty that all heights, slopes and roughnesses share; not in ``sigma``.
+
+        Infinite where nothing tells the vertical scale.
+        """
+        told = self.figures["scale"].sigma
+        return math.inf if told is None else told
 
     @property
     def z(self) -> NDArray[np.floating[Any]]:
@@ -368,7 +378,7 @@ def _figures(
         "roughness": Figure(roughness / nm, math.hypot(noise, model * roughness) / nm, "nm"),
         "height_range": Figure(height_range / nm, math.hypot(extremes, model * height_range) / nm, "nm"),
         "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
-        "scale": Figure(1.0, scale if math.isfinite(scale) else None, ""),
+        "scale": Figure(1.0, math.hypot(scale, LAW_SCALE) if math.isfinite(scale) else None, ""),
         "flagged": Figure(float(np.mean(flags > 0)), None, ""),
     }
 

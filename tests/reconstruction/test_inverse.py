@@ -189,6 +189,31 @@ def test_an_oxide_map_is_written_with_the_heights(frame, tmp_path):
     np.testing.assert_allclose(read_heights(tmp_path / "z.tif")[0].z, result.z, atol=1e-14)
 
 
+@pytest.mark.parametrize("quality", ["fast", "full"])
+def test_the_scale_of_the_physics_stands_beside_sigma(frame, full, quality):
+    result = full if quality == "full" else reconstruct(frame, quality="fast")
+    assert result.scale_sigma == result.figures["scale"].sigma == pytest.approx(math.hypot(0.16, 0.03), rel=0.01)
+    # Figures that depend on the scale hold it; the map of σ, which tells one pixel from the next, does not.
+    for name in ("roughness", "height_range"):
+        assert result.figures[name].sigma > 0.16 * result.figures[name].value
+    assert np.median(result.sigma) < 0.05 * np.ptp(result.z)
+    assert any("share a scale that one frame does not tell: 16%" in each for each in result.assumptions)
+
+
+def test_an_offset_that_is_not_known_widens_the_scale(frame, full):
+    channels = tuple(dataclasses.replace(each, offset=None) for each in frame.channels)
+    lost = reconstruct(dataclasses.replace(frame, channels=channels), quality="fast")
+    assert lost.scale_sigma > full.scale_sigma
+
+
+def test_fast_is_almost_as_good_as_full_and_never_worse_than_the_preview(make, frame, full):
+    for given, best in ((frame, full), (make(seed=2), None)):
+        fast, preview = (errors(reconstruct(given, quality=quality))[0].std() for quality in ("fast", "preview"))
+        assert fast < preview
+        if best is not None:
+            assert fast < 1.3 * errors(best)[0].std()
+
+
 # -- segments that say nothing
 
 
