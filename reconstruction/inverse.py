@@ -42,11 +42,11 @@ LAYERED = "Cu2O on Cu"
 """The material of a sample whose share of oxide is sought in each pixel."""
 MODEL_SCALE = 0.03
 """Relative standard uncertainty of vertical figures from the transformer: how well it knows its Monte Carlo."""
-PHYSICS_SCALE = 0.16
-"""The same from the Monte Carlo's own physics, which no frame tells: half of the logarithm of what two elastic laws for
-one frame come to. The transformer learned Browning's (J. Appl. Phys. 76 (1994) 2016), whose backscatter coefficients
-agree with measured ones within 0.02; of frames of the screened Rutherford law, which is 0.05 and more off for heavy
-elements, it makes heights 38 % too high, and of nothing but that factor: ½ ln 1.38."""
+PHYSICS_SCALE = 0.19
+"""The same from the Monte Carlo's own physics, which no frame tells: half of what two elastic laws differ by. The
+transformer learned Browning's (J. Appl. Phys. 76 (1994) 2016), whose backscatter coefficients agree with measured ones
+within 0.02. Of frames of the screened Rutherford law, which is 0.05 and more off for heavy elements, it makes heights
+38 % too high, and beyond that one factor nothing is wrong with them."""
 GAIN_KNOWN, GAIN_UNKNOWN = 0.05, 0.15
 """Standard deviations of what channels say of their relative gains, and of gains balanced by the mean signals."""
 STEEPEST = 70.0
