@@ -211,7 +211,8 @@ class Problem:
         levels = self.forward.levels(responses, nuisances)[:, None, None]
         predicted = torch.zeros_like(self.observed.signals)
         with torch.no_grad():
-            for outer, inner, core in tiles(self.shape, self.seam):
+            # Without derivatives a tile takes little memory.
+            for outer, inner, core in tiles(self.shape, self.seam, 2 * TILE):
                 origin = (outer[0].start, outer[1].start)
                 seen = self.forward.signals(z[outer], oxide[outer], responses, origin, self.shape)
                 predicted[:, inner[0], inner[1]] = seen[:, core[0], core[1]] * gains + levels
@@ -252,12 +253,22 @@ def seam_of(pixel: float) -> int:
 
 
 def tiles(
-    shape: tuple[int, int], seam: int
+    shape: tuple[int, int], seam: int, most: int | None = None
 ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], tuple[slice, slice]]]:
-    """Cut a field: (what a tile sees, what it answers for, where that lies within it), in order of the rows."""
+    """Cut a field: (what a tile sees, what it answers for, where that lies within it), in order of the rows.
+
+    Parameters
+    ----------
+    shape : (int, int)
+    seam : int
+        By how many pixels tiles overlap, on each side.
+    most : int, optional
+        Side of a tile, at most and about; ``TILE`` unless given.
+    """
+    largest = most or TILE
 
     def cuts(size: int) -> list[tuple[slice, slice, slice]]:
-        count = 1 if size <= TILE + 2 * seam else math.ceil(size / TILE)
+        count = 1 if size <= largest + 2 * seam else math.ceil(size / largest)
         # Whole windows, so that tiles and the whole field cut alike.
         side = GRAIN * math.ceil(size / count / GRAIN)
         found = []
