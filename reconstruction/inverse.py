@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from reconstruction.fidelity import Forward, Observation
     from reconstruction.nuisances import Beliefs, Estimate
     from reconstruction.solve import Effort, Progress, Solution, State
+    from reconstruction.uncertainty import Doubt
     from reconstruction.vft import VisionFieldTransformer
 
 LAYERED = "Cu2O on Cu"
@@ -371,7 +372,7 @@ def _assembled(
         segments=_with_gains(prepared, estimate),
         law=None,
         figures=figures,
-        assumptions=_assumptions(frame, prepared, material, quality, estimate),
+        assumptions=(*_assumptions(frame, prepared, material, quality, estimate), _defocus_note(frame, doubt)),
         frame=frame,
         quality=quality,
         brightness=brightness.astype(np.float32),
@@ -434,6 +435,22 @@ def _figures(
     if solution is not None:
         found["misfit"] = Figure(solution.misfit, math.sqrt(2 / solution.predicted.numel()), "")
     return found
+
+
+def _defocus_note(frame: Frame, doubt: Doubt) -> str:
+    """Return what a probe wider than told would do: to first order, what a smoother surface does."""
+    from reconstruction.fidelity import PROBE_FWHM
+
+    pixel = frame.beam.pixel_size
+    finest = 2 * doubt.resolution
+    lowered = 1 - math.exp(-0.5 * (2 * math.pi / finest / PROBE_FWHM) ** 2)
+    told = frame.beam.probe_diameter
+    probe = "none was told" if told is None else f"{told * 1e9:.3g} nm were told"
+    return (
+        f"the probe is as wide as told ({probe}): one frame cannot tell defocus from a smoother surface. One pixel "
+        f"more ({pixel * 1e9:.3g} nm full width at half maximum) would make waves of {finest * pixel * 1e9:.0f} nm, "
+        f"the finest that this frame tells, {lowered:.0%} higher than they come out, and longer ones less"
+    )
 
 
 def _assumptions(

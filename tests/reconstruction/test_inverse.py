@@ -200,6 +200,15 @@ def test_the_scale_of_the_physics_stands_beside_sigma(frame, full, quality):
     assert any("share a scale that one frame does not tell: 19%" in each for each in result.assumptions)
 
 
+def test_what_defocus_would_do_is_said(frame, full):
+    sentence = next(each for each in full.assumptions if "cannot tell defocus from a smoother surface" in each)
+    assert "none was told" in sentence
+    finest = 2 * full.figures["resolution"].value
+    assert f"waves of {finest:.0f} nm" in sentence
+    told = dataclasses.replace(frame, beam=dataclasses.replace(frame.beam, probe_diameter=3e-9))
+    assert any("3 nm were told" in each for each in reconstruct(told, quality="fast").assumptions)
+
+
 def test_an_offset_that_is_not_known_widens_the_scale(frame, full):
     channels = tuple(dataclasses.replace(each, offset=None) for each in frame.channels)
     lost = reconstruct(dataclasses.replace(frame, channels=channels), quality="fast")

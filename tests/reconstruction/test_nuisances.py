@@ -162,6 +162,24 @@ def test_weightless_pixels_are_left_out(forward, emitted):
     np.testing.assert_allclose(vector(other.nuisances), vector(one.nuisances), rtol=1e-3, atol=1e-6)
 
 
+def test_dirt_does_not_pass_for_a_gain(forward, emitted, monkeypatch):
+    observed = observe(forward, emitted, Nuisances.none(4))
+    spoilt = observed.signals.clone()
+    spoilt[1, 10:20, 10:26] *= 3.0
+    dirty = replace(observed, signals=spoilt)
+    clean = estimate_nuisances(forward, observed, emitted, WIDE)
+
+    def moved():
+        found = estimate_nuisances(forward, dirty, emitted, WIDE)
+        one, other = (each.nuisances.gains / each.nuisances.gains.mean() for each in (found, clean))
+        return float(((one - other).abs() / clean.errors.gains).max())
+
+    robust = moved()
+    assert robust < 1.0
+    monkeypatch.setattr("reconstruction.nuisances.KNEE", 1e9)
+    assert moved() > 2 * robust
+
+
 def test_three_live_segments_do_as_well(forward, emitted):
     three = replace(forward, live=(0, 1, 3))
     none = Nuisances.none(3)
