@@ -27,8 +27,9 @@ from reconstruction import calibration, photometric
 from reconstruction.calibration import SegmentEstimate, Signals
 from reconstruction.emission import electron_range
 from reconstruction.integrate import BLOCK
-from reconstruction.metrology import Figure, plane, root_mean_square_height, without_plane
-from reconstruction.photometric import SATURATED, SHADOW, SKIRT_SCALE, Quality, Reconstruction
+from reconstruction.metrology import plane, without_plane
+from reconstruction.photometric import SATURATED, SHADOW, Quality, Reconstruction
+from reconstruction.statements import LAYERED, assumptions, defocus_note, figures, scale_sigma
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,18 +37,8 @@ if TYPE_CHECKING:
     from reconstruction.fidelity import Forward, Observation
     from reconstruction.nuisances import Beliefs, Estimate
     from reconstruction.solve import Effort, Progress, Solution, State
-    from reconstruction.uncertainty import Doubt
     from reconstruction.vft import VisionFieldTransformer
 
-LAYERED = "Cu2O on Cu"
-"""The material of a sample whose share of oxide is sought in each pixel."""
-MODEL_SCALE = 0.03
-"""Relative standard uncertainty of vertical figures from the transformer: how well it knows its Monte Carlo."""
-PHYSICS_SCALE = 0.19
-"""The same from the Monte Carlo's own physics, which no frame tells: half of what two elastic laws differ by. The
-transformer learned Browning's (J. Appl. Phys. 76 (1994) 2016), whose backscatter coefficients agree with measured ones
-within 0.02. Of frames of the screened Rutherford law, which is 0.05 and more off for heavy elements, it makes heights
-38 % too high, and beyond that one factor nothing is wrong with them."""
 GAIN_KNOWN, GAIN_UNKNOWN = 0.05, 0.15
 """Standard deviations of what channels say of their relative gains, and of gains balanced by the mean signals."""
 STEEPEST = 70.0
@@ -294,7 +285,8 @@ def _flags(observed: Observation) -> NDArray[np.uint8]:
 
 def _fast(frame: Frame, prepared: Prepared, material: str) -> Reconstruction:
     from reconstruction.linear import linearise
-    from reconstruction.solve import Problem, corrected, first_state
+    from reconstruction.problem import Problem
+    from reconstruction.solve import corrected, first_state
 
     shape = frame.shape
     linear = linearise(prepared.forward, shape)
@@ -360,8 +352,8 @@ def _assembled(
         estimate = replace(estimate, combination=estimate.combination + slope)
     total = (prepared.observed.signals.sum(dim=0) * float(prepared.observed.scales.mean())).numpy()
     heights = HeightMap(z - z.mean(), pixel)
-    scale = _scale_sigma(prepared)
-    figures = _figures(heights, sigma, flags, doubt.bound * pixel, doubt.resolution * pixel, solution, scale)
+    scale = scale_sigma(prepared.signals)
+    told = figures(heights, sigma, flags, doubt.bound * pixel, doubt.resolution * pixel, solution, scale)
     return Reconstruction(
         heights=heights,
         sigma=sigma,
@@ -371,8 +363,8 @@ def _assembled(
         flags=flags,
         segments=_with_gains(prepared, estimate),
         law=None,
-        figures=figures,
-        assumptions=(*_assumptions(frame, prepared, material, quality, estimate), _defocus_note(frame, doubt)),
+        figures=told,
+        assumptions=(*assumptions(frame, prepared, material, quality, estimate), defocus_note(frame, doubt)),
         frame=frame,
         quality=quality,
         brightness=brightness.astype(np.float32),
@@ -397,99 +389,3 @@ def _with_gains(prepared: Prepared, estimate: Estimate | None) -> tuple[SegmentE
             gain_interval=(float(gains[place] - half), float(gains[place] + half)),
         )
     return tuple(segments)
-
-
-def _scale_sigma(prepared: Prepared) -> float:
-    """Return the relative standard uncertainty that all heights share."""
-    signals, live = prepared.signals, list(prepared.signals.live)
-    # Contrasts go with 1 / (counts − offset).
-    offset = float(np.max(signals.offset_errors[live] / signals.means[live].mean(axis=(1, 2))))
-    return math.hypot(MODEL_SCALE, PHYSICS_SCALE, offset)
-
-
-def _figures(
-    heights: HeightMap,
-    sigma: NDArray[np.float32],
-    flags: NDArray[np.uint8],
-    bound: float,
-    resolution: float,
-    solution: Solution | None,
-    scale: float,
-) -> dict[str, Figure]:
-    nm = 1e-9
-    mean_sigma = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
-    model = math.hypot(scale, SKIRT_SCALE)
-    roughness, height_range = root_mean_square_height(heights.z), float(np.ptp(heights.z))
-    noise = mean_sigma**2 / max(2 * roughness, mean_sigma)
-    found = {
-        "roughness": Figure(roughness / nm, math.hypot(noise, model * roughness) / nm, "nm"),
-        "height_range": Figure(
-            height_range / nm, math.hypot(math.sqrt(2) * float(sigma.max()), model * height_range) / nm, "nm"
-        ),
-        "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
-        "scale": Figure(1.0, scale, ""),
-        "flagged": Figure(float(np.mean(flags > 0)), None, ""),
-        "bound": Figure(bound / nm, None, "nm"),
-        "resolution": Figure(resolution / nm, None, "nm"),
-    }
-    if solution is not None:
-        found["misfit"] = Figure(solution.misfit, math.sqrt(2 / solution.predicted.numel()), "")
-    return found
-
-
-def _defocus_note(frame: Frame, doubt: Doubt) -> str:
-    """Return what a probe wider than told would do: to first order, what a smoother surface does."""
-    from reconstruction.fidelity import PROBE_FWHM
-
-    pixel = frame.beam.pixel_size
-    finest = 2 * doubt.resolution
-    lowered = 1 - math.exp(-0.5 * (2 * math.pi / finest / PROBE_FWHM) ** 2)
-    told = frame.beam.probe_diameter
-    probe = "none was told" if told is None else f"{told * 1e9:.3g} nm were told"
-    return (
-        f"the probe is as wide as told ({probe}): one frame cannot tell defocus from a smoother surface. One pixel "
-        f"more ({pixel * 1e9:.3g} nm full width at half maximum) would make waves of {finest * pixel * 1e9:.0f} nm, "
-        f"the finest that this frame tells, {lowered:.0%} higher than they come out, and longer ones less"
-    )
-
-
-def _assumptions(
-    frame: Frame, prepared: Prepared, material: str, quality: Quality, estimate: Estimate | None
-) -> tuple[str, ...]:
-    condition = prepared.forward.condition
-    said = [*prepared.notes]
-    said.append(
-        f"the transformer's model of {material} at {condition.energy:g} keV, pixels of {condition.pixel:.2g} electron "
-        "ranges; the hardware's geometry is taken as given"
-    )
-    if quality == "fast":
-        said.append(
-            "linear inverse: steep or high relief comes out wrong by more than σ; the full quality is not linear"
-        )
-    said.append(
-        f"all heights, steps, slopes and roughnesses share a scale that one frame does not tell: {PHYSICS_SCALE:.0%} "
-        f"(standard uncertainty) for the electron physics, half of what two elastic laws differ by, {MODEL_SCALE:.0%} "
-        f"for the model and {SKIRT_SCALE:.0%} for gas on the way. It is in the figures' σ, not in the map of σ: "
-        "ratios of heights in one frame, and changes between frames of one night, are free of it"
-    )
-    said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
-    if material != LAYERED or quality == "fast":  # which does not seek the oxide
-        said.append("the material is the same everywhere: a contrast of composition would pass for relief")
-    missing = calibration.describe_missing(frame.geometry.names, prepared.signals.states)
-    if missing:
-        said.append(f"{missing}: the heights come from the other segments")
-    if len(prepared.forward.live) == 2:
-        said.append(
-            "TWO SEGMENTS ARE ALIVE: opposite ones tell slopes along their line alone, neighbours the other way by "
-            "their sum only; what they do not tell is the prior's guess, and σ, which knows no directions, is too small"
-        )
-    said += photometric.scale_notes(prepared.segments)
-    if estimate is not None:
-        x, y = estimate.combination.tolist()
-        ex, ey = estimate.combination_error.tolist()
-        said.append(
-            "detector shift, unequal gains and the sample's tilt cannot be told apart in one frame; together they look "
-            f"like a slope of {x:+.4f} ± {1.96 * ex:.4f} in x and {y:+.4f} ± {1.96 * ey:.4f} in y, which the heights "
-            "do not contain"
-        )
-    return tuple(said)

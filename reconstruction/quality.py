@@ -13,8 +13,9 @@ from drivers.errors import InputError
 from drivers.frame import Frame
 from drivers.units import KEV
 from reconstruction.emission import material as find_material
-from reconstruction.inverse import LAYERED, reconstruct
+from reconstruction.inverse import reconstruct
 from reconstruction.photometric import Quality, Reconstruction
+from reconstruction.statements import LAYERED
 
 if TYPE_CHECKING:
     from reconstruction.solve import Progress

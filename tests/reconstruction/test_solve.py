@@ -9,23 +9,15 @@ import pytest
 import torch
 
 from drivers.geometry import annular
+from reconstruction import problem as problem_module
 from reconstruction import solve as module
+from reconstruction.descent import minimise
 from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.local_law import Condition
 from reconstruction.nuisances import Beliefs
-from reconstruction.solve import (
-    Effort,
-    Problem,
-    State,
-    continued,
-    first_state,
-    minimise,
-    oxide_information,
-    oxide_power,
-    solve,
-    tiles,
-)
+from reconstruction.problem import Problem, tiles
+from reconstruction.solve import Effort, State, continued, first_state, oxide_information, oxide_power, solve
 from reconstruction.spectral import cosine_transform
 from reconstruction.uncertainty import posterior
 from reconstruction.weights import load_model
@@ -89,17 +81,17 @@ def test_tiles_answer_for_every_pixel_once(shape, seam):
             assert 0 <= outer[axis].start <= inner[axis].start < inner[axis].stop <= outer[axis].stop <= shape[axis]
             assert inner[axis].start in (0, outer[axis].start + seam)
             assert outer[axis].stop in (shape[axis], inner[axis].stop + seam)
-            assert outer[axis].stop - outer[axis].start <= module.TILE + 2 * seam
+            assert outer[axis].stop - outer[axis].start <= problem_module.TILE + 2 * seam
     assert (answered == 1).all()
-    assert (len(list(tiles(shape, seam))) == 1) == (max(shape) <= module.TILE + 2 * seam)
+    assert (len(list(tiles(shape, seam))) == 1) == (max(shape) <= problem_module.TILE + 2 * seam)
 
 
 def test_tiles_overlap_by_more_than_the_electrons_reach():
     for pixel in (0.03, 0.05, 0.14, 0.5, 1.0):
-        assert module.seam_of(pixel) * pixel >= 2.0
-        assert module.seam_of(pixel) % 32 == 0
+        assert problem_module.seam_of(pixel) * pixel >= 2.0
+        assert problem_module.seam_of(pixel) % 32 == 0
     # Memory stays bounded however fine the pixels are.
-    assert module.seam_of(1e-3) == 128
+    assert problem_module.seam_of(1e-3) == 128
 
 
 def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
@@ -109,7 +101,7 @@ def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
     start = state_of(0.8 * z)
     whole = Problem(forward, observed)
     untiled = whole.look(start.nuisances, start.z, start.oxide)
-    monkeypatch.setattr(module, "TILE", 64)
+    monkeypatch.setattr(problem_module, "TILE", 64)
     parted = Problem(forward, observed)
     assert len(list(tiles(shape, parted.seam))) == 3
     tiled = parted.look(start.nuisances, start.z, start.oxide)
@@ -332,14 +324,14 @@ def test_dirt_spoils_its_own_place_alone(forward, observed, solution, monkeypatc
     effort, start = Effort(rounds=(8,)), continued(solution)
 
     def moved(knee):
-        monkeypatch.setattr(module, "KNEE", knee)
+        monkeypatch.setattr(problem_module, "KNEE", knee)
         found = solve(forward, dirty, beliefs=BELIEFS, effort=effort, start=replace(start))
         change = np.abs(error(found.state.z, solution.state.z))
         far = np.hypot(*(np.indices(SHAPE) - np.array([15, 17])[:, None, None])) > 6
         return np.sqrt((change[far] ** 2).mean())
 
     sigma = posterior(solution.state.z, solution.information, solution.state.power).sigma
-    gentle = moved(module.KNEE)
+    gentle = moved(problem_module.KNEE)
     assert gentle < 0.5 * float(sigma.mean())
     assert gentle < 0.7 * moved(1e9)
 

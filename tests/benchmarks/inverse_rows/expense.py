@@ -36,8 +36,8 @@ frame = Frame(counts, geometry, BeamSettings(energy, pixel, current, dwell), cha
 began = time.perf_counter()
 from reconstruction.inverse import reconstruct
 if tile:
-    import reconstruction.solve as solve
-    solve.TILE = tile
+    import reconstruction.problem as problem
+    problem.TILE = tile
 loaded = time.perf_counter() - began
 times, spent = [], []
 for _ in range(repeats):

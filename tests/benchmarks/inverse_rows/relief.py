@@ -15,6 +15,7 @@ from reconstruction.bounds import (
 )
 from reconstruction.metrology import without_plane
 from reconstruction.photometric import Reconstruction
+from reconstruction.statements import LAYERED
 
 SECOND_LAW = "5 keV, second elastic law"
 
@@ -105,11 +106,11 @@ def oxide(bench: Bench) -> None:
         fit = terms @ np.linalg.lstsq(terms, change.ravel(), rcond=None)[0]
         return float(np.sqrt(np.mean(without_plane(fit.reshape(z.shape)) ** 2)) / np.ptp(z))
 
-    for words, matter in (("oxide sought", inverse.LAYERED), ("oxide not sought", "Cu")):
+    for words, matter in (("oxide sought", LAYERED), ("oxide not sought", "Cu")):
         result = inverse.reconstruct(layered.frame, quality="full", material=matter)
         error, before = height_error(result.z, pure.truth.z, CROP), pure.error("full")
         grown = math.sqrt(max(error.rms**2 - before.rms**2, 0.0)) / error.range
-        sought = matter == inverse.LAYERED
+        sought = matter == LAYERED
         bench.row(
             f"heights moved by the contrast, {words}", "≤ 1 %" if sought else "",
             f"{moved(result):.2%} of the range; error {error.rms / NM:.2f} nm (copper {before.rms / NM:.2f}), "
