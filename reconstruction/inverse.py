@@ -2,9 +2,9 @@
 
 ``preview`` is the local law (:mod:`reconstruction.photometric`): milliseconds, right where a pixel is larger than the
 electron range. ``fast`` is the Wiener inverse of the transformer's transfer functions, with the prior that the frame's
-evidence prefers. ``full`` solves for the surface whose image, as the transformer and the hardware's geometry make it,
-explains the frame, and estimates gains, offsets and the detector's place with it. Nothing is used but the frame and
-the geometry.
+evidence prefers, and one step from there towards what explains the frame. ``full`` solves for the surface whose image,
+as the transformer and the hardware's geometry make it, explains the frame, and estimates gains, offsets and the
+detector's place with it. Nothing is used but the frame and the geometry.
 
 >>> result = reconstruct(frame, quality="full")        # doctest: +SKIP
 >>> result.z, result.sigma, result.figures["roughness"]  # doctest: +SKIP
@@ -292,8 +292,7 @@ def _fast(frame: Frame, prepared: Prepared, material: str) -> Reconstruction:
     linear = linearise(prepared.forward, shape)
     information = linear.information(prepared.observed)
     state = first_state(prepared.forward, prepared.observed, linear, information)
-    state = corrected(Problem(prepared.forward, prepared.observed), state, linear, information)
-    predicted = linear.flat[:, None, None] + linear.apply(state.z)
+    state, predicted = corrected(Problem(prepared.forward, prepared.observed), state, linear, information)
     brightness = (predicted.sum(dim=0) / linear.flat.sum()).numpy()
     return _assembled(frame, prepared, state, information, brightness, "fast", material, None)
 

@@ -171,8 +171,10 @@ def first_state(forward: Forward, observed: Observation, linear: Linear, informa
     return State(z, oxide, Nuisances.none(len(forward.live)), power)
 
 
-def corrected(problem: Problem, state: State, linear: Linear, information: Tensor) -> State:
+def corrected(problem: Problem, state: State, linear: Linear, information: Tensor) -> tuple[State, Tensor]:
     """Return a state moved by one step of the fixed point, heights ← heights + inverse(measured − predicted).
+
+    And the signals (L, H, W) that it explains, to first order in the step.
 
     One evaluation of the network forwards: what is left over, weighted by the noise that each pixel's own brightness
     makes, goes back through the linear response. Bright faces are noisier than flat ground, and the flat ground's
@@ -187,7 +189,8 @@ def corrected(problem: Problem, state: State, linear: Linear, information: Tenso
     modes = cosine_transform(linear.adjoint(torch.clamp(left, -limit, limit) * observed.weight))
     modes -= cosine_transform(state.z) / state.power
     modes[0, 0] = 0.0
-    return replace(state, z=state.z + inverse_cosine_transform(modes / (information + 1 / state.power)))
+    step = inverse_cosine_transform(modes / (information + 1 / state.power))
+    return replace(state, z=state.z + step), predicted + linear.apply(step)
 
 
 def _descend(

@@ -113,7 +113,8 @@ def assumptions(
     )
     if quality == "fast":
         said.append(
-            "linear inverse: steep or high relief comes out wrong by more than σ; the full quality is not linear"
+            "one step from the linear inverse; gains, offsets and the detector's place are taken as told: the full "
+            "quality estimates them"
         )
     said.append(
         f"all heights, steps, slopes and roughnesses share a scale that one frame does not tell: {PHYSICS_SCALE:.0%} "

@@ -17,7 +17,16 @@ from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.local_law import Condition
 from reconstruction.nuisances import Beliefs
 from reconstruction.problem import Problem, tiles
-from reconstruction.solve import Effort, State, continued, first_state, oxide_information, oxide_power, solve
+from reconstruction.solve import (
+    Effort,
+    State,
+    continued,
+    corrected,
+    first_state,
+    oxide_information,
+    oxide_power,
+    solve,
+)
 from reconstruction.spectral import cosine_transform
 from reconstruction.uncertainty import posterior
 from reconstruction.weights import load_model
@@ -281,6 +290,39 @@ def test_the_surface_is_found(forward, observed, solution, truth):
     first = first_state(forward, observed, linear, linear.information(observed))
     assert off.std() < error(first.z, truth).std()
     assert solution.evaluations <= 30
+
+
+def test_one_step_of_the_fixed_point_does_most_of_the_way(forward):
+    steep = relief(SHAPE, 8, 2.0, width=4.0)
+    observed = observe(forward, steep, 8)
+    linear = module.linearise(forward, SHAPE)
+    information = linear.information(observed)
+    first = first_state(forward, observed, linear, information)
+    problem = Problem(forward, observed)
+    step, predicted = corrected(problem, first, linear, information)
+    whole = solve(forward, observed, beliefs=BELIEFS)
+    before, after, best = (error(each.z, steep).std() for each in (first, step, whole.state))
+    assert best < after < before
+    assert before - after > 0.6 * (before - best)
+    assert problem.evaluations == 1
+    exact = problem.prediction(step.nuisances, step.z, step.oxide)
+    spread = observed.variances(exact).sqrt()
+    assert float(((predicted - exact) / spread).square().mean().sqrt()) < 1.0
+    # The start is left as it was.
+    again = first_state(forward, observed, linear, information)
+    assert torch.equal(first.z, again.z)
+
+
+def test_straightened_signals_are_a_better_beginning(forward):
+    """Where a segment answers less and less to steeper slopes, a linear estimate of it is too flat."""
+    z = relief(SHAPE, 9, 2.0, width=4.0)
+    observed = observe(forward, z, 9)
+    linear = module.linearise(forward, SHAPE)
+    information = linear.information(observed)
+    flat = linear.flat[:, None, None]
+    straight = replace(observed, straight=flat + linear.apply(z))
+    ours, plain = (first_state(forward, each, linear, information).z for each in (straight, observed))
+    assert error(ours, z).std() < error(plain, z).std()
 
 
 def test_the_same_frame_gives_the_same_bits(forward, observed):
