@@ -33,7 +33,7 @@ within 0.02. Of frames of the screened Rutherford law, which is 0.05 and more of
 
 
 def scale_sigma(signals: Signals) -> float:
-    """Return the relative standard uncertainty that all heights share."""
+    """Return the relative standard uncertainty that all heights share; infinite where nothing tells an offset."""
     live = list(signals.live)
     # Contrasts go with 1 / (counts − offset).
     offset = float(np.max(signals.offset_errors[live] / signals.means[live].mean(axis=(1, 2))))
@@ -62,11 +62,13 @@ def figures(
     solution : Solution or None
         Of the full descent.
     scale : float
-        From :func:`scale_sigma`.
+        From :func:`scale_sigma`; infinite where nothing tells it.
     """
     nm = 1e-9
     mean_sigma = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
-    model = math.hypot(scale, SKIRT_SCALE)
+    # A scale that nothing tells is said in words; the other figures then hold what is known of theirs.
+    known = scale if math.isfinite(scale) else math.hypot(MODEL_SCALE, PHYSICS_SCALE)
+    model = math.hypot(known, SKIRT_SCALE)
     roughness, height_range = root_mean_square_height(heights.z), float(np.ptp(heights.z))
     noise = mean_sigma**2 / max(2 * roughness, mean_sigma)
     found = {
@@ -75,7 +77,7 @@ def figures(
             height_range / nm, math.hypot(math.sqrt(2) * float(sigma.max()), model * height_range) / nm, "nm"
         ),
         "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
-        "scale": Figure(1.0, scale, ""),
+        "scale": Figure(1.0, scale if math.isfinite(scale) else None, ""),
         "flagged": Figure(float(np.mean(flags > 0)), None, ""),
         "bound": Figure(bound / nm, None, "nm"),
         "resolution": Figure(resolution / nm, None, "nm"),

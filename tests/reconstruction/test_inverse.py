@@ -5,6 +5,7 @@ How well the model itself knows nature is no matter here; the benchmarks ask Mon
 
 import dataclasses
 import functools
+import json
 import math
 import re
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from drivers.frame import BeamSettings, Channel, Frame
 from drivers.geometry import DetectorGeometry, Segment, annular
 from drivers.units import KEV
 from reconstruction.emission import electron_range
-from reconstruction.files import reconstruct_files, write_results
+from reconstruction.files import reconstruct_files, summary, write_results
 from reconstruction.heights_file import read_heights
 from reconstruction.inverse import reconstruct
 from reconstruction.metrology import without_plane
@@ -213,6 +214,11 @@ def test_an_offset_that_is_not_known_widens_the_scale(frame, full):
     channels = tuple(dataclasses.replace(each, offset=None) for each in frame.channels)
     lost = reconstruct(dataclasses.replace(frame, channels=channels), quality="fast")
     assert lost.scale_sigma > full.scale_sigma
+    # Where zero was assumed nothing tells the scale; what depends on it still has a number.
+    told = lost.figures["scale"].sigma
+    assert lost.scale_sigma == (math.inf if told is None else told)
+    assert math.isfinite(lost.figures["roughness"].sigma)
+    json.dumps(summary(lost), allow_nan=False)
 
 
 def test_fast_is_almost_as_good_as_full_and_never_worse_than_the_preview(make, frame, full):
