@@ -15,11 +15,14 @@ from torch import Tensor, nn
 SCALES = (0.08, 0.2, 0.45, 1.0)
 """Standard deviations of the blurred surfaces, in electron ranges."""
 
+STRETCH = 128
+"""Pixels that a blur works on at a time."""
+
 
 @lru_cache(maxsize=64)
 def blur_matrix(size: int, sigma: float) -> Tensor:
     """Return the Gaussian blur along one axis with mirrored borders. Shape (size, size); sigma in pixels."""
-    reach = np.arange(-math.ceil(4 * sigma + 1), math.ceil(4 * sigma + 1) + 1)
+    reach = np.arange(-_reach(sigma), _reach(sigma) + 1)
     # Integrated over the pixel, so that narrow blurs keep their second moment.
     edges = np.concatenate([reach - 0.5, [reach[-1] + 0.5]])
     weight = np.diff([0.5 * (1 + math.erf(edge / (math.sqrt(2) * max(sigma, 1e-3)))) for edge in edges])
@@ -36,7 +39,30 @@ def blur(image: Tensor, sigmas: tuple[float, ...]) -> Tensor:
     rows, columns = (torch.stack([blur_matrix(size, sigma) for sigma in sigmas]).to(image) for size in image.shape[-2:])
     if len(sigmas) == 1:
         rows, columns = rows[0], columns[0]
-    return rows @ image @ columns.mT
+    reach = _reach(max(sigmas))
+    down = [
+        rows[..., a:b, low:high] @ image[..., low:high, :] for a, b, low, high in _stretches(image.shape[-2], reach)
+    ]
+    found = torch.cat(down, dim=-2)
+    along = [
+        found[..., low:high] @ columns[..., a:b, low:high].mT for a, b, low, high in _stretches(image.shape[-1], reach)
+    ]
+    return torch.cat(along, dim=-1)
+
+
+def _reach(sigma: float) -> int:
+    return math.ceil(4 * sigma + 1)
+
+
+def _stretches(size: int, reach: int) -> list[tuple[int, int, int, int]]:
+    """Cut an axis: (start, stop, from where, to where the blur looks); the cost then grows as the size alone."""
+    if size < 2 * STRETCH or STRETCH + 2 * reach > 0.75 * size:
+        return [(0, size, 0, size)]
+    starts = range(0, size, STRETCH)
+    return [
+        (start, min(start + STRETCH, size), max(0, start - reach), min(size, start + STRETCH + reach))
+        for start in starts
+    ]
 
 
 def differences(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -211,6 +211,21 @@ def test_bands_are_of_no_consequence(model, monkeypatch):
     torch.testing.assert_close(model(z, oxide, CONDITION), whole, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("sigma", [0.4, 3.0, 20.0])
+def test_a_large_field_is_blurred_stretch_by_stretch_to_the_same(sigma, monkeypatch):
+    image = surface((300, 270), 3)
+    image.requires_grad_(True)
+    weight = surface((300, 270), 4)
+    (weight * blur(image, (sigma,))).sum().backward()
+    found, slope = blur(image, (sigma,)).detach(), image.grad.clone()
+    monkeypatch.setattr("reconstruction.features.STRETCH", 1000)
+    image.grad = None
+    whole = blur(image, (sigma,))
+    (weight * whole).sum().backward()
+    torch.testing.assert_close(found, whole.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(slope, image.grad, atol=1e-5, rtol=1e-5)
+
+
 def test_opposite_borders_do_not_know_of_each_other(model):
     z, oxide = surface((96, 96)), torch.zeros((1, 96, 96))
     before = model(z, oxide, CONDITION)
