@@ -331,7 +331,7 @@ def _assembled(
     import torch
 
     from reconstruction.features import slopes
-    from reconstruction.uncertainty import posterior
+    from reconstruction.uncertainty import model_share, posterior
 
     pixel = frame.beam.pixel_size
     found = state.z.double().numpy()
@@ -341,7 +341,8 @@ def _assembled(
     steep = np.hypot(p[0], q[0]) > math.tan(math.radians(STEEPEST))
     flags = (prepared.flags | (photometric.STEEP * steep)).astype(np.uint8)
     blind = torch.from_numpy((flags & (SATURATED | SHADOW)) > 0)
-    doubt = posterior(flat, information, state.power, blind)
+    share = model_share(prepared.forward.model.card, prepared.forward.condition.pixel)
+    doubt = posterior(flat, information, state.power, blind, share)
     sigma = (doubt.sigma * pixel).astype(np.float32)
     estimate = solution.estimate if solution is not None else None
     if estimate is not None:
