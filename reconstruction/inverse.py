@@ -177,8 +177,7 @@ def prepare(
     forward = Forward(chosen, condition, frame.geometry, signals.live, frame.beam.pixel_size, probe)
     segments = _segments(frame, signals)
     observed = _observe(frame, forward, signals, segments)
-    if len(signals.live) > 2:
-        observed = replace(observed, straight=_straightened(frame, forward, observed, signals, substrate))
+    observed = replace(observed, straight=_straightened(frame, forward, observed, signals, substrate))
     return Prepared(
         forward,
         observed,
@@ -248,15 +247,21 @@ def _observe(frame: Frame, forward: Forward, signals: Signals, segments: tuple[S
     )
 
 
-def _straightened(frame: Frame, forward: Forward, observed: Observation, signals: Signals, substrate: str) -> Tensor:
+def _straightened(
+    frame: Frame, forward: Forward, observed: Observation, signals: Signals, substrate: str
+) -> Tensor | None:
     """Return signals that are linear in the slopes, as far as the local law tells. (L, H, W).
 
     The slopes that the local law finds, steep ones included, through the response of a flat surface; and of the sum
-    signal what no slope explains, which is what edges and bends do.
+    signal what no slope explains, which is what edges and bends do. None where the live segments do not tell slopes.
     """
     import torch
 
-    p, q, brightness = (torch.from_numpy(each) for each in photometric.local_slopes(frame, signals, substrate))
+    try:
+        found = photometric.local_slopes(frame, signals, substrate)
+    except ImageError:
+        return None
+    p, q, brightness = (torch.from_numpy(each) for each in found)
     responses = forward.responses()[0].float()
     flat = forward.flat_signals()[:, None, None]
     slopes = (responses @ forward.tilt_emission().float())[..., None, None]
