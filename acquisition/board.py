@@ -184,29 +184,31 @@ class EventLines:
             for event in self._log.events(None, self._last):
                 self._last = event.number
                 with suppress(BrokenPipeError):
-                    self._print(event)
+                    print_event(event, as_json=self._as_json)
 
-    def _print(self, event: Event) -> None:
-        if self._as_json:
-            body = {
-                "number": event.number,
-                "time": event.time.isoformat(),
-                "level": event.level,
-                "kind": event.kind,
-                "message": event.message,
-                "run": event.run_id,
-            }
-            sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-            return
-        run = f"  {event.run_id}" if event.run_id else ""
-        line = Text.assemble(
-            (time_text(event.time), "dim"),
-            (f"  {event.kind:<9}", _LEVELS.get(event.level, "")),
-            f" {event.message}",
-            (run, "dim"),
-        )
-        console().print(line, soft_wrap=True)
+
+def print_event(event: Event, *, as_json: bool) -> None:
+    """Print an event: a line for people, or a line of JSON."""
+    if as_json:
+        body = {
+            "number": event.number,
+            "time": event.time.isoformat(),
+            "level": event.level,
+            "kind": event.kind,
+            "message": event.message,
+            "run": event.run_id,
+        }
+        sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+        return
+    run = f"  {event.run_id}" if event.run_id else ""
+    line = Text.assemble(
+        (time_text(event.time), "dim"),
+        (f"  {event.kind:<9}", _LEVELS.get(event.level, "")),
+        f" {event.message}",
+        (run, "dim"),
+    )
+    console().print(line, soft_wrap=True)
 
 
 def show_served(folder: Path, bookings: Sequence[Booking], alerts: Sequence[str] | None, now: datetime) -> None:
@@ -221,3 +223,9 @@ def show_served(folder: Path, bookings: Sequence[Booking], alerts: Sequence[str]
         show_bookings(bookings)
     else:
         out.print(Text("nothing is booked: rilievo schedule add RECIPE --at 22:00", style="dim"))
+
+
+def show_listening(host: str, port: int, *, certificates: bool) -> None:
+    """Print where a server is reached, and by whom."""
+    whom = "people with a certificate" if certificates else "this computer's user alone"
+    console().print(Text(f"rilievo remote reaches it at {host}:{port}: {whom}", style="dim"), soft_wrap=True)

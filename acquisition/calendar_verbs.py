@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +16,10 @@ from drivers.errors import InputError
 
 if TYPE_CHECKING:
     from acquisition.app import Laboratory
+    from acquisition.desk import Desk
+    from acquisition.gate import Gate
     from acquisition.idle import IdleWatch
     from acquisition.serve import Server
-    from acquisition.triggers import After, Trigger
     from drivers.contract import Instrument
 
 schedule_app = typer.Typer(help="Book recipes; rilievo serve plays them.", no_args_is_help=True, rich_markup_mode=None)
@@ -50,39 +51,34 @@ def add(
     """Book a recipe. It is checked now, and again when it starts."""
     from acquisition import app as wiring
     from acquisition import board, terminal
-    from acquisition.bookings import Bookings
+    from acquisition.booking import book, require_quality, trigger_from
     from acquisition.ownership import holder
     from acquisition.plan import check_file
     from acquisition.serve import OWNED
     from acquisition.triggers import DEFAULT_MISSED, parse_missed
     from drivers.clock import RealClock
 
-    if live_quality not in (None, "preview", "fast", "auto") or (live_quality is not None and not heights):
-        raise InputError(f"expected preview, fast or auto, with heights; got {live_quality!r}", "--live-quality")
+    require_quality(live_quality, heights)
     now = RealClock().now()
-    trigger = _trigger(at, cron, after, any_end)
-    policy = parse_missed(missed or DEFAULT_MISSED)
+    trigger = trigger_from(at, cron, after, any_end, now)
+    parse_missed(missed or DEFAULT_MISSED)
     with wiring.open_instrument(instrument, speed) as found:
         loaded, plan = check_file(recipe, found)
         name = found.name
-    options = {
-        "speed": speed,
-        "heights": heights,
-        "live_quality": live_quality,
-        "duration": plan.duration,
-        "disk": plan.disk_bytes,
-    }
     with wiring.open_laboratory(data, db) as laboratory:
-        booking = Bookings(laboratory.log).add(
-            recipe_name=Path(loaded.document.name).name,
-            recipe_text=loaded.text,
-            instrument=name,
-            instrument_text=None if instrument is None else instrument.read_text(encoding="utf-8-sig"),
-            options=options,
-            trigger=_found(trigger, laboratory),
-            priority=priority,
-            missed=policy,
+        booking = book(
+            laboratory.log,
+            loaded,
+            plan,
+            name,
+            None if instrument is None else instrument.read_text(encoding="utf-8-sig"),
+            trigger,
             now=now,
+            priority=priority,
+            missed=missed,
+            speed=speed,
+            heights=heights,
+            live_quality=live_quality,
         )
         server = holder(laboratory.folder, OWNED)
     if as_json:
@@ -91,49 +87,6 @@ def add(
     board.show_booked(booking, "booked")
     if server is None:
         board.show_server(None)
-
-
-def _trigger(at: str | None, cron: str | None, after: str | None, any_end: bool) -> Trigger:
-    """Return the trigger that the options name; the run that one names is looked up later."""
-    from acquisition.triggers import After, local_zone, parse_at, parse_cron
-    from drivers.clock import RealClock
-
-    if sum(given is not None for given in (at, cron, after)) != 1:
-        raise InputError("expected one of --at, --cron and --after", "schedule add")
-    if any_end and after is None:
-        raise InputError("--any-end goes with --after", "--any-end")
-    if at is not None:
-        return parse_at(at, RealClock().now(), local_zone())
-    if cron is not None:
-        return parse_cron(cron, local_zone())
-    return After(run_id=after, any_end=any_end)
-
-
-def _found(trigger: Trigger, laboratory: Laboratory) -> Trigger:
-    """Return a trigger whose run, or whose booking, there is."""
-    from acquisition.bookings import Bookings
-    from acquisition.overview import find_run
-    from acquisition.triggers import After
-
-    if not isinstance(trigger, After) or trigger.run_id is None:
-        return trigger
-    kind, _, number = trigger.run_id.partition(":")
-    if kind != "booking":
-        run = find_run(laboratory.log, trigger.run_id)
-        return _possible(After(run_id=run.id, any_end=trigger.any_end), run.id, run.state if run.ended else None)
-    if not number.isdigit():
-        raise InputError(f"expected a booking's number, such as booking:7; got {trigger.run_id!r}", "--after")
-    booking = Bookings(laboratory.log).get(int(number))
-    if booking.repeats:
-        raise InputError(f"{booking.title} repeats and never ends; name one of its runs", "--after")
-    ended = {"done": "finished", "failed": "failed", "missed": "missed", "removed": "removed"}.get(booking.state)
-    return _possible(After(booking=booking.id, any_end=trigger.any_end), booking.title, ended)
-
-
-def _possible(trigger: After, what: str, ended: str | None) -> After:
-    if ended not in (None, "finished") and not trigger.any_end:
-        raise InputError(f"{what} has ended {ended} already, not finished; with --any-end it counts", "--after")
-    return trigger
 
 
 @schedule_app.command("list")
@@ -198,6 +151,27 @@ def serve(
     backup_every: Annotated[str, typer.Option("--backup-every", help="Copies of the database.")] = "24 h",
     keep_backups: Annotated[int, typer.Option("--keep-backups", min=1, help="How many copies.")] = 7,
     reserve: Annotated[str, typer.Option("--reserve", help="Room that is to stay free on the disk.")] = "2 GB",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to be reached at; any but loopback asks for certificates.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option("--port", help="Where to listen: 7487 unless another is named; 0 takes a free one.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Ask for certificates on loopback, too.")] = False,
+    instrument: Annotated[
+        list[Path] | None, typer.Option("--instrument", help="Instrument that may be named from elsewhere; repeat it.")
+    ] = None,
+    init_tls: Annotated[
+        bool, typer.Option("--init-tls", help="Make the authority, or a new certificate for --host, and end.")
+    ] = False,
+    issue: Annotated[str | None, typer.Option("--issue", help="Make a certificate for somebody, and end.")] = None,
+    role: Annotated[
+        str, typer.Option("--role", help="With --issue: observer, operator or administrator.")
+    ] = "observer",
+    renew: Annotated[str | None, typer.Option("--renew", help="Make somebody's certificate anew, and end.")] = None,
+    revoke: Annotated[
+        str | None, typer.Option("--revoke", help="Let no certificate of somebody count, and end.")
+    ] = None,
     data: Data = None,
     db: Database = None,
     as_json: Json = False,
@@ -206,14 +180,19 @@ def serve(
 
     The first Ctrl-C, or request to end the process, starts nothing more and waits for what is being played; a second
     one ends that, too, through its cleanup. With --json, events are told as JSON, a line each.
+
+    The server is reached with rilievo remote: on this computer by its user, on others by people with a certificate.
     """
     from acquisition import board
     from acquisition.alerts import Alerts
     from acquisition.app import open_laboratory
+    from acquisition.certificate_verbs import Wanted, look_after_certificates
     from acquisition.playing import interrupted_runs, play_booking
     from acquisition.serve import Server, ServerSettings
     from drivers.clock import RealClock
 
+    if look_after_certificates(Wanted(init_tls, host, issue, role, renew, revoke), data, as_json=as_json):
+        return
     settings = ServerSettings(
         backup_every=_positive(backup_every, "second", "--backup-every"),
         keep_backups=keep_backups,
@@ -233,10 +212,47 @@ def serve(
         )
         lines = board.EventLines(laboratory.log, as_json=as_json)
         ways = None if alerts is None else list(alerts.settings.ways)
-        server.start()
-        if not as_json:
-            board.show_served(laboratory.folder, server.bookings(), ways, RealClock().now())
-        _serve_until_asked(server, lines, stop_run)
+        desk = _desk(laboratory, server, [*([watch] if watch else []), *(instrument or []), None])
+        with ExitStack() as stack:
+            stack.callback(_quietly, server.close)
+            server.start()
+            stack.callback(_quietly, desk.close)
+            desk.start()
+            gate = _gate(desk, host, port, tls=tls)
+            stack.callback(_quietly, gate.close)
+            stack.callback(_quietly, desk.close)  # before the gate, so that nobody waits for events
+            gate.start()
+            if not as_json:
+                board.show_served(laboratory.folder, server.bookings(), ways, RealClock().now())
+                board.show_listening(gate.host, gate.port, certificates=gate.certificates)
+            _serve_until_asked(server, lines, stop_run)
+
+
+def _desk(laboratory: Laboratory, server: Server, files: list[Path | None]) -> Desk:
+    """Return what may be asked of the server; the first instrument is meant where none is named."""
+    from acquisition.app import open_instrument
+    from acquisition.desk import Desk
+    from acquisition.instruments import Instruments
+
+    return Desk(laboratory, server, Instruments(open_instrument, files))
+
+
+def _gate(desk: Desk, host: str, port: int | None, *, tls: bool) -> Gate:
+    """Return where the server is reached; on loopback, whose clients are told the port, another one does as well."""
+    from acquisition.authority import Authority
+    from acquisition.gate import PORT, Gate, is_free, is_loopback
+
+    authority = Authority(desk.laboratory.folder)
+    asked = tls or (authority.exists and not is_loopback(host))
+    if port is None:
+        port = PORT if asked or is_free(host, PORT) else 0
+    return Gate(desk, host, port, authority=authority if asked else None)
+
+
+def _quietly(close: Callable[[], None]) -> None:
+    """End something; the cleanup cannot be interrupted."""
+    with stop_requests():
+        close()
 
 
 def _serve_until_asked(server: Server, lines: Any, stop_run: bool) -> None:

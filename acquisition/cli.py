@@ -16,6 +16,7 @@ from acquisition.alert_verbs import alerts_app
 from acquisition.calendar_verbs import schedule_app, serve
 from acquisition.play import demo, resume, run
 from acquisition.reconstruct import reconstruct
+from acquisition.remote_verbs import remote_app
 from acquisition.simulate import simulate_app
 from acquisition.train import train
 from acquisition.verbs import (
@@ -46,6 +47,7 @@ app.command()(train)
 app.command()(serve)
 app.add_typer(schedule_app, name="schedule")
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(remote_app, name="remote")
 
 # What typer raises for wrong words: its own class in newer versions, click's in older ones.
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

@@ -1,4 +1,4 @@
-"""An instrument that is watched while it plays nothing: its readbacks are logged without a run."""
+"""An instrument that is watched while it plays nothing: its readbacks are logged without a run, its interlocks on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
+from acquisition.held import Held
 from acquisition.log import Log
-from acquisition.telemetry import Telemetry
 from drivers.clock import Clock
 from drivers.contract import Instrument
 from drivers.errors import RilievoError
@@ -44,6 +44,12 @@ class IdleWatch:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble: str | None = None
+        self._held: Held | None = None
+
+    @property
+    def held(self) -> Held | None:
+        """The instrument, for who reads or sets it; None while it is not held."""
+        return self._held
 
     @property
     def watching(self) -> bool:
@@ -69,11 +75,15 @@ class IdleWatch:
         while not self._end.is_set():
             try:
                 with self._open() as instrument:
-                    self._told(None)
-                    telemetry = Telemetry(instrument, self._log, None, self._period)
-                    telemetry.start()
-                    self._end.wait()
-                    telemetry.close()
+                    held = Held(instrument, self._log, self._period)
+                    held.start()
+                    try:
+                        self._told(None)
+                        self._held = held
+                        self._end.wait()
+                    finally:
+                        self._held = None
+                        held.close()
             except Exception as error:  # noqa: BLE001  a driver raises what it likes; the watch goes on
                 self._told(str(error) or type(error).__name__)
                 self._end.wait(AGAIN)

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from acquisition import tables
@@ -314,6 +314,49 @@ class Records:
         query = select(tables.FrameRow).where(tables.FrameRow.run_id == self.run(run_id).id)
         with self._reading() as session:
             return [_frame(row) for row in session.scalars(query.order_by(tables.FrameRow.number))]
+
+    def one_frame(self, run_id: str, number: int | None = None) -> FrameEntry:
+        """Return one acknowledged frame of a run: that of a number, or the newest that is not dark.
+
+        Raises
+        ------
+        RunError
+            Where there is none.
+        """
+        name, row = self.run(run_id).id, tables.FrameRow
+        query = select(row).where(row.run_id == name)
+        query = query.where(~row.dark) if number is None else query.where(row.number == number)
+        with self._reading() as session:
+            found = session.scalar(query.order_by(row.number.desc()).limit(1))
+            if found is not None:
+                return _frame(found)
+            last = session.scalar(select(func.max(row.number)).where(row.run_id == name))
+        told = "it has none yet" if last is None else f"its frames are 0 to {last}"
+        raise RunError(f"run {name} has no frame {'' if number is None else number}".rstrip() + f"; {told}")
+
+    def one_reconstruction(self, run_id: str, number: int | None = None) -> tuple[int, ReconstructionEntry]:
+        """Return the heights of a frame of a run, or the newest that were made; with the frame's number.
+
+        Raises
+        ------
+        RunError
+            Where there are none; with the reason where it is known.
+        """
+        name, row, frame = self.run(run_id).id, tables.Reconstruction, tables.FrameRow
+        query = select(row, frame.number, frame.time).join(frame).where(frame.run_id == name)
+        query = query.where(row.state == "done") if number is None else query.where(frame.number == number)
+        with self._reading() as session:
+            found = session.execute(query.order_by(frame.number.desc()).limit(1)).first()
+            if found is None:
+                told = "" if number is None else f" of frame {number}"
+                raise RunError(f"run {name} has no heights{told}; rilievo reconstruct --run {name} makes them")
+            made, of, time = found
+            figures = {entry.name: entry for entry in self._figures(session, _of_run(name).where(frame.number == of))}
+            path = None if made.path is None else Path(made.path)
+            entry = ReconstructionEntry(made.frame_id, of, time, made.state, path, made.seconds, made.error, figures)
+        if entry.path is None:
+            raise RunError(f"run {name} has no heights of frame {of}: {entry.error or entry.state}")
+        return of, entry
 
     def reconstructions(self, run_id: str) -> list[ReconstructionEntry]:
         """Return what became of the frames of a run, in the order of their numbers."""

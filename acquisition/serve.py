@@ -22,7 +22,7 @@ from acquisition.log import Log
 from acquisition.ownership import Ownership
 from acquisition.queue import Queue
 from acquisition.records import Run
-from acquisition.stages import Play, Resume, Stages
+from acquisition.stages import Play, Playing, Resume, Stages
 from drivers.clock import Clock, RealClock
 from drivers.errors import RilievoError
 
@@ -299,3 +299,17 @@ class Server:
     def abort(self, run_id: str, reason: str = "aborted on request") -> None:
         """End a run at once, through the cleanup."""
         self._stages.controls(run_id).abort(reason)
+
+    @property
+    def playing(self) -> dict[str, Playing]:
+        """What is being played, by instrument."""
+        return self._stages.playing
+
+    @property
+    def idle(self) -> IdleWatch | None:
+        """The watch of the instrument that is held between runs."""
+        return self._idle
+
+    def look_soon(self) -> None:
+        """Look at the calendar at once: something was booked."""
+        self._wake.set()

@@ -52,6 +52,9 @@ class Playing(Protocol):
     def engine(self) -> Controls:
         """What takes requests."""
 
+    def make_safe(self, reason: str) -> object:
+        """End the run as safe: bring the instrument to its safe state in this thread, whatever the engine's does."""
+
     def wait(self, seconds: float) -> bool:
         """Wait up to ``seconds`` of real time; return whether the run has ended."""
 
@@ -232,6 +235,12 @@ class Stages:
                 }
                 for stage in self._open.values()
             ]
+
+    @property
+    def playing(self) -> dict[str, Playing]:
+        """What is being played, by instrument."""
+        with self._lock:
+            return {stage.instrument: stage.playing for stage in self._open.values() if stage.playing is not None}
 
     def controls(self, run_id: str) -> Controls:
         """Return what takes the requests to a run.

@@ -59,6 +59,10 @@ class Run:
         self.asked.append(f"abort {reason}")
         self.end("stopped", reason)
 
+    def make_safe(self, reason: str) -> None:
+        self.asked.append(f"safe {reason}")
+        self.end("safe", reason)
+
     def wait(self, seconds: float) -> bool:
         return self._over.wait(seconds)
 
