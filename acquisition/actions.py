@@ -7,70 +7,32 @@ A recipe compiles to these; they know nothing of YAML. Each has an address that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
-from pydantic_core import PydanticCustomError, core_schema
 
+from acquisition.conditions import Condition, Pace
 from drivers.contract import Scan
 from drivers.document import Strict
-from drivers.errors import QuantityError
 from drivers.units import (
+    AnyQuantity,
     Current,
     Duration,
     Energy,
     Flow,
     Length,
-    Q,
     RampRate,
+    Share,
     Temperature,
     TemperatureDifference,
-    parse_quantity,
     quantity,
-    quantity_json,
     si,
 )
 
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-    from pydantic.json_schema import JsonSchemaValue
-
-FIGURES: Mapping[str, str] = {"coverage": "", "roughness": "nm"}
-"""What the live reconstruction tells of each frame and a series can be stopped by, with its unit."""
-
 Interruption: TypeAlias = Literal["continue", "repeat", "safe"]
 """What follows when a step is interrupted and the run resumed: go on, do the step again, or end safely."""
-Comparison: TypeAlias = Literal["above", "below"]
-
-
-@dataclass(frozen=True, slots=True)
-class AnyDimension:
-    """Pydantic metadata: a quantity of any dimension, whose unit is known only where it is used."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Validate with :func:`parse_quantity` and serialise as ``{"value", "unit"}``."""
-
-        def validate(value: object) -> Q:
-            unit = "" if isinstance(value, Mapping) and value.get("unit") == "" else None
-            try:
-                return parse_quantity(value, unit)
-            except QuantityError as error:
-                raise PydanticCustomError("quantity", "{message}", {"message": error.message}) from None
-
-        return core_schema.no_info_plain_validator_function(
-            validate, serialization=core_schema.plain_serializer_function_ser_schema(quantity_json)
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Describe the text form for editors."""
-        return {"type": "string", "pattern": r"^\s*[+-]?[\d.].*[A-Za-zµ°%].*$", "examples": ["8.01 mm"]}
-
-
-AnyQuantity: TypeAlias = Annotated[Q, AnyDimension()]
+Branch: TypeAlias = Literal["then", "else"]
 
 
 class Imaging(Strict):
@@ -103,37 +65,6 @@ class Imaging(Strict):
         return si(self.probe_current) * scan.dwell_time / scan.pixel_size**2
 
 
-class Condition(Strict):
-    """When a series has seen enough: ``coverage`` ``above`` 0.95.
-
-    Attributes
-    ----------
-    figure : str
-        One of ``FIGURES``.
-    comparison : "above" or "below"
-    threshold : pint.Quantity
-    """
-
-    figure: str
-    comparison: Comparison
-    threshold: AnyQuantity
-
-    def met(self, value: Q, sigma: float | None = None) -> bool:
-        """Return whether ``value`` lies beyond the threshold.
-
-        Parameters
-        ----------
-        value : pint.Quantity
-        sigma : float, optional
-            Standard uncertainty in the value's unit; the value must lie beyond the threshold by more than that, so
-            that an estimate which cannot tell does not decide.
-        """
-        number, threshold = si(value), si(self.threshold)
-        margin = 0.0 if sigma is None else sigma * si(quantity(1.0, str(value.units)))
-        beyond = number - threshold if self.comparison == "above" else threshold - number
-        return beyond > margin
-
-
 class Base(Strict):
     """What every action has.
 
@@ -144,11 +75,15 @@ class Base(Strict):
     name : str
         What the recipe calls the step.
     on_interruption : "continue", "repeat" or "safe"
+    needs : (str, "then" or "else") or None
+        Address of the decision that the action hangs on, and the branch it stands in; where that decision was not taken
+        so, the action is skipped.
     """
 
     address: str
     name: str = ""
     on_interruption: Interruption = "continue"
+    needs: tuple[str, Branch] | None = None
 
 
 class Configure(Base):
@@ -203,17 +138,23 @@ class BeginSeries(Base):
     Attributes
     ----------
     every : pint.Quantity
-        Time from the start of one frame to the start of the next.
+        Time from the start of one frame to the start of the next; the longest one where a pace shortens it.
     count : int
         Of frames, when nothing stops the series.
     stop_when : Condition or None
         Once it is met, the rest of the group is skipped.
+    pace : Pace or None
+        What shortens the time between frames; their offsets are then the earliest.
+    duration : pint.Quantity or None
+        With a pace: after it, the rest of the group is skipped.
     """
 
     kind: Literal["series"] = "series"
     every: Duration
     count: int
     stop_when: Condition | None = None
+    pace: Pace | None = None
+    duration: Duration | None = None
 
 
 class Acquire(Base):
@@ -257,8 +198,172 @@ class Note(Base):
     text: str
 
 
+class Place(Strict):
+    """Where an adjustment takes its frames, from where the field of view stands.
+
+    Attributes
+    ----------
+    x, y : pint.Quantity
+        In the image's axes.
+    """
+
+    x: Length
+    y: Length
+
+
+class Search(Base):
+    """What searches for the sharpest setting of a lens have in common.
+
+    Attributes
+    ----------
+    imaging : Imaging
+        Of the search's frames, which are not kept.
+    frames : int
+        Of one pass.
+    at : Place or None
+        A sacrificial area, for the dose; None searches where the field of view stands.
+    """
+
+    imaging: Imaging
+    frames: int
+    at: Place | None = None
+
+
+class Autofocus(Search):
+    """Search for the focus.
+
+    Attributes
+    ----------
+    range : pint.Quantity
+        From one end of the search to the other, with the present focus in its middle.
+    tolerance : pint.Quantity
+        Standard uncertainty that is good enough.
+    """
+
+    kind: Literal["autofocus"] = "autofocus"
+    range: Length
+    tolerance: Length
+
+
+class Stigmation(Search):
+    """Search for the stigmators, x and then y; parameters as :class:`Autofocus`, in shares of full scale."""
+
+    kind: Literal["stigmation"] = "stigmation"
+    range: Share
+    tolerance: Share
+
+
+class Balance(Base):
+    """Bring each segment's dark level and bright end into the digitiser's range.
+
+    Attributes
+    ----------
+    imaging : Imaging
+        Of its frames, which are not kept.
+    dark, bright : pint.Quantity
+        Wanted levels, shares of the digitiser's range.
+    percentile : pint.Quantity
+        Share of the pixels that lie below the bright end.
+    tolerance : pint.Quantity
+        Of both levels, a share of the digitiser's range.
+    rounds : int
+        At most.
+    """
+
+    kind: Literal["balance"] = "balance"
+    imaging: Imaging
+    dark: Share
+    bright: Share
+    percentile: Share
+    tolerance: Share
+    rounds: int
+
+
+class BeamCheck(Base):
+    """Compare the probe current with what was asked for.
+
+    Attributes
+    ----------
+    current : pint.Quantity
+    within : pint.Quantity
+        Share of it.
+    readings : int
+        Averaged, a second apart.
+    otherwise : "warn", "suspend" or "safe"
+    """
+
+    kind: Literal["beam_check"] = "beam_check"
+    current: Current
+    within: Share
+    readings: int = 5
+    otherwise: Literal["warn", "suspend", "safe"] = "suspend"
+
+
+class CorrectDrift(Base):
+    """Bring the field of view back to where it was at an anchor frame of the same series.
+
+    Attributes
+    ----------
+    group : str
+        Address of the series.
+    number : int
+        Of the frame just before, within the series.
+    previous : str or None
+        Address of the correction before; None for the first, whose frame becomes the anchor.
+    by : "beam_shift" or "stage"
+    limit : pint.Quantity
+        Beam shift from which on the stage takes over.
+    anchor : "first" or "previous"
+    """
+
+    kind: Literal["drift"] = "drift"
+    group: str
+    number: int
+    previous: str | None = None
+    by: Literal["beam_shift", "stage"] = "beam_shift"
+    limit: Length
+    anchor: Literal["first", "previous"] = "first"
+
+
+class Decide(Base):
+    """Choose between two branches by a figure of the live reconstruction.
+
+    Attributes
+    ----------
+    condition : Condition
+        Met: the branch ``then``; else ``else``.
+    within : pint.Quantity
+        Age of the frame up to which its figure counts.
+    otherwise : "then", "else", "wait" or "fail"
+        What follows where there is no such figure.
+    at_most : pint.Quantity or None
+        How long ``wait`` waits, before the run fails.
+    """
+
+    kind: Literal["when"] = "when"
+    condition: Condition
+    within: Duration
+    otherwise: Literal["then", "else", "wait", "fail"]
+    at_most: Duration | None = None
+
+
 Action: TypeAlias = Annotated[
-    Configure | SetGas | Ramp | Hold | Dark | BeginSeries | Acquire | Set | Note, Field(discriminator="kind")
+    Configure
+    | SetGas
+    | Ramp
+    | Hold
+    | Dark
+    | BeginSeries
+    | Acquire
+    | Set
+    | Note
+    | Autofocus
+    | Stigmation
+    | Balance
+    | BeamCheck
+    | CorrectDrift
+    | Decide,
+    Field(discriminator="kind"),
 ]
 
 

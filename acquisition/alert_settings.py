@@ -46,6 +46,7 @@ KINDS = {
     "stall": "a run does not move",
     "disk": "the disk runs full",
     "missed": "a start was missed or put off",
+    "resumed": "a run was interrupted, and is taken up again",
     "error": "anything else that went wrong",
     "finished": "a run finished",
     "stopped": "somebody stopped a run",
@@ -53,7 +54,9 @@ KINDS = {
 }
 """What alerts are about."""
 
-Kind = Literal["failure", "safe", "suspension", "stall", "disk", "missed", "error", "finished", "stopped", "test"]
+Kind = Literal[
+    "failure", "safe", "suspension", "stall", "disk", "missed", "resumed", "error", "finished", "stopped", "test"
+]
 Level = Literal["info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("info", "warning", "error")
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -24,10 +24,11 @@ from acquisition.alert_settings import KINDS, AlertSettings, load_settings
 from acquisition.courier import Courier, Result
 from acquisition.heartbeat import Heartbeat, Well
 from acquisition.log import Log
+from acquisition.message import Message
 from acquisition.outbox import Alert, Outbox, summed_up
 from acquisition.ownership import Owned, Ownership
 from acquisition.records import Event
-from acquisition.ways import Message, ways_of
+from acquisition.ways import ways_of
 from drivers.clock import Clock, Deadline, RealClock
 from drivers.errors import RilievoError
 from drivers.units import si
@@ -46,6 +47,9 @@ STARTED = "alerts"
 ABOUT_ALERTS = "alert"
 """Kind of the events about alerts themselves, which make none."""
 
+RESUMED = "resume"
+"""Kind of the event that says what was decided about a run that was interrupted."""
+
 _STATES: Mapping[str, str] = MappingProxyType(
     {"failed": "failure", "safe": "safe", "suspended": "suspension", "finished": "finished", "stopped": "stopped"}
 )
@@ -57,13 +61,15 @@ _EVENTS: Mapping[str, str] = MappingProxyType(
 def kind_of(event: Event) -> str | None:
     """Return what kind of alert an event is; None where it is none.
 
-    A run's way into failed, safe, suspended, finished or stopped; warnings and errors of the watchdog, the guard, the
-    disk, the calendar; and every other error.
+    A run's way into failed, safe, suspended, finished or stopped; its being taken up after an interruption; warnings
+    and errors of the watchdog, the guard, the disk, the calendar; and every other error.
     """
     if event.kind in (STARTED, ABOUT_ALERTS):
         return None
     if event.kind == "state":
         return _STATES.get(event.message.partition(":")[0])
+    if event.kind == RESUMED:
+        return "resumed"
     if event.level in ("warning", "error") and event.kind in _EVENTS:
         return _EVENTS[event.kind]
     return "error" if event.level == "error" else None
@@ -231,7 +237,7 @@ class Alerts:
 
     def _follow(self) -> None:
         """Put what is new and worth it into the outbox."""
-        events, through = self._outbox.news(self._cursor, ["state"])
+        events, through = self._outbox.news(self._cursor, ["state", RESUMED])
         for event in events:
             kind = kind_of(event)
             if kind is None:
@@ -343,6 +349,35 @@ class Alerts:
         news = self._heartbeat.beat(self._well())
         if news is not None:
             self._tell("warning", news)
+
+
+@contextmanager
+def telling(folder: Path, log: Log, well: Well | None = None, grace: float = 10.0) -> Iterator[Alerts | None]:
+    """Tell what happens meanwhile, as a data folder's settings say; yields None where it has none.
+
+    Parameters
+    ----------
+    folder : Path
+    log : Log
+    well : callable, optional
+        See :meth:`Alerts.start`.
+    grace : float, s
+        For what is still to be delivered in the end; the rest waits for the next start.
+
+    Raises
+    ------
+    DocumentError
+        As :meth:`Alerts.of`, before anything begins.
+    """
+    alerts = Alerts.of(folder, log)
+    if alerts is None:
+        yield None
+        return
+    alerts.start(well)
+    try:
+        yield alerts
+    finally:
+        alerts.close(grace)
 
 
 def _wording(kind: str, event: Event) -> tuple[str, str]:

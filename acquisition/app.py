@@ -14,18 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.errors import DiskFull, InputError, RunError, StoreError
+from drivers.errors import DiskFull, InputError, RilievoError, RunError, StoreError
 from drivers.units import si
 
 if TYPE_CHECKING:
     from acquisition.actions import Action
     from acquisition.feed import Live, LiveResult
     from acquisition.guard import Guard
-    from acquisition.interlocks import Interlock
     from acquisition.log import Log
     from acquisition.night import Night
     from acquisition.plan import Plan
-    from acquisition.recipe import LoadedRecipe
+    from acquisition.recipe import LoadedRecipe, Recipe
     from acquisition.records import FrameEntry, Run
     from acquisition.resumption import Resumption
     from acquisition.store import Store
@@ -83,8 +82,6 @@ def open_laboratory(data: Path | None, database: str | None = None, *, create: b
         For a folder or a database that cannot be used.
     """
     from acquisition.ledger import Ledger
-    from acquisition.guard import Guard
-    from acquisition.interlocks import Interlock
     from acquisition.log import Log
     from acquisition.store import Store
 
@@ -249,7 +246,6 @@ def begin(
     DiskFull
         Where the disk has not the room that the plan foretells.
     """
-    from acquisition.interlocks import instrument_interlocks, recipe_interlocks
     from acquisition.ownership import Ownership
     from acquisition.recipe import compile_recipe
 
@@ -271,12 +267,11 @@ def begin(
     )
     folder = laboratory.store.folder(run_id)
     _keep_instrument(folder, instrument, memory)
-    interlocks, _ = recipe_interlocks(loaded.recipe.interlocks, instrument, instrument_interlocks(instrument))
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
         guard = _guard(laboratory, run_id, speed, instrument)
         stack.callback(guard.dismiss)
-        night = _night(laboratory, run_id, actions, instrument, live, interlocks)
+        night = _night(laboratory, run_id, actions, instrument, live, loaded.recipe)
         night.closers = stack.pop_all()
         return night
 
@@ -300,12 +295,15 @@ def _night(
     actions: Sequence[Action],
     instrument: Instrument,
     live: Live | None,
-    interlocks: Sequence[Interlock],
+    recipe: Recipe,
     resumption: Resumption | None = None,
 ) -> Night:
     from acquisition.feed import LiveFeed
+    from acquisition.interlocks import instrument_interlocks, recipe_interlocks
     from acquisition.night import Night
 
+    interlocks, _ = recipe_interlocks(recipe.interlocks, instrument, instrument_interlocks(instrument))
+    dose = recipe.limits.dose if recipe.limits is not None else None
     feed = LiveFeed(live, instrument.clock) if live is not None else None
     return Night(
         instrument,
@@ -316,6 +314,7 @@ def _night(
         feed=feed,
         interlocks=interlocks,
         resumption=resumption,
+        dose_limit=None if dose is None else si(dose),
     )
 
 
@@ -385,12 +384,30 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
         relieve(folder)
-        stack.callback(_guard(laboratory, run.id, speed).dismiss)
+        guard = _guard(laboratory, run.id, speed)
+        stack.callback(_let_go, guard, laboratory.log, run.id)
         simulated = memory if memory.exists() else None
         instrument = stack.enter_context(open_instrument(folder / INSTRUMENT, speed, simulated, outage))
         enter_journal(folder, laboratory.log, run.id, instrument.clock.now())
         refuse_ended(laboratory.log.run(run.id))  # the guard may have ended it in the safe state
         yield instrument
+
+
+def _let_go(guard: Guard, log: Log, run_id: str) -> None:
+    """Dismiss the guard of a run that has ended, whichever way; else the guard goes on alone.
+
+    What could not be taken up again is as the interruption left it: hot, perhaps, under gas.
+    """
+    from acquisition.states import State
+
+    try:
+        ended = State(log.run(run_id).state).final
+    except RilievoError:
+        ended = False
+    if ended:
+        guard.dismiss()
+    else:
+        guard.leave()
 
 
 def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Live | None) -> Night:
@@ -403,7 +420,6 @@ def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Liv
     """
     from acquisition.actions import actions_from_data
     from acquisition.endurance import Endurance
-    from acquisition.interlocks import instrument_interlocks, recipe_interlocks
     from acquisition.recipe import parse_recipe
     from acquisition.resumption import enter_resumption, plan_resumption
 
@@ -411,13 +427,12 @@ def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Liv
     laboratory.store.sweep(run.id)
     actions = actions_from_data([entry.arguments for entry in laboratory.log.actions(run.id)])
     recipe = parse_recipe(run.recipe_text, run.recipe_name).recipe
-    interlocks, _ = recipe_interlocks(recipe.interlocks, instrument, instrument_interlocks(instrument))
     limits = recipe.limits
     longest = si(limits.outage) if limits is not None and limits.outage is not None else None
     longest = Endurance.of(instrument).longest_outage if longest is None else longest
     resumption = plan_resumption(laboratory.log, run.id, actions, instrument, longest)
     enter_resumption(laboratory.log, run.id, resumption)
-    return _night(laboratory, run.id, actions, instrument, live, interlocks, resumption)
+    return _night(laboratory, run.id, actions, instrument, live, recipe, resumption)
 
 
 def interrupted(laboratory: Laboratory) -> list[Run]:

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, update
 
 from acquisition import tables
 from acquisition.log import Log
-from acquisition.triggers import Cron, Trigger, in_words, trigger_of
+from acquisition.triggers import At, Cron, Trigger, in_words, trigger_of
 from drivers.errors import RunError
 
 OPEN = ("waiting", "queued", "running")
@@ -123,7 +123,7 @@ class Bookings:
             "priority": priority,
             "missed": missed,
             "created": now,
-            "due": trigger.next(now),
+            "due": trigger.moment if isinstance(trigger, At) else trigger.next(now),
             "state": "waiting",
             "reason": "",
         }

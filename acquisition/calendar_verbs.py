@@ -27,7 +27,7 @@ schedule_app = typer.Typer(help="Book recipes; rilievo serve plays them.", no_ar
 @schedule_app.command()
 def add(
     recipe: Annotated[Path, typer.Argument(help="YAML file of the recipe.")],
-    at: Annotated[str | None, typer.Option("--at", help="22:00 (the next one), or 2026-01-01T22:00+01:00.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="now, 22:00, or 2026-01-01T22:00+01:00.")] = None,
     cron: Annotated[str | None, typer.Option("--cron", help="Again and again, such as '0 22 * * mon-fri'.")] = None,
     after: Annotated[
         str | None, typer.Option("--after", help="When a run has finished: its id, last, or booking:7.")

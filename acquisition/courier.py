@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from acquisition.ways import Message, Way
+from acquisition.message import Message
+from acquisition.ways import Way
 from drivers.clock import Clock, Deadline
 
 MOST_LOST = 3

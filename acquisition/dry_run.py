@@ -6,8 +6,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from acquisition.actions import Acquire, Action, BeginSeries, Dark, Imaging, Ramp, Set, SetGas
+from acquisition.actions import (
+    Acquire,
+    Action,
+    Autofocus,
+    Balance,
+    BeginSeries,
+    Dark,
+    Imaging,
+    Ramp,
+    Set,
+    SetGas,
+    Stigmation,
+)
 from acquisition.chamber import Chamber
+from acquisition.effort import lit_frames
 from acquisition.gas_rules import GasRules, GasWatch
 from acquisition.imaging import LimitsText
 from acquisition.timing import Moment
@@ -84,7 +97,7 @@ class DryRun:
         """Charge per area where it is highest, C/m².
 
         Frames between which a ``set`` moved the stage or the beam by a field of view or more show different places. An
-        axis that was not set yet may stand anywhere.
+        axis that was not set yet may stand anywhere. Frames of adjustments count, where they are taken.
         """
         place: dict[str, float] = {}
         brought: dict[tuple[tuple[str, float], ...], float] = {}
@@ -93,9 +106,16 @@ class DryRun:
             action, imaging = moment.action, moment.imaging
             if isinstance(action, Set) and action.parameter in _AXES:
                 place[action.parameter] = si(action.value)
-            elif isinstance(action, Acquire | BeginSeries) and imaging is not None:
+                continue
+            away, frames = (0.0, 0.0), 0
+            if isinstance(action, Autofocus | Stigmation | Balance):
+                imaging, frames = action.imaging, lit_frames(action)
+                if not isinstance(action, Balance) and action.at is not None:
+                    away = (si(action.at.x), si(action.at.y))
+            elif isinstance(action, Acquire | BeginSeries):
                 frames = action.count if isinstance(action, BeginSeries) else 1
-                key = tuple(sorted(place.items()))
+            if imaging is not None and frames:
+                key = tuple(sorted({**place, "away.x": away[0], "away.y": away[1]}.items()))
                 brought[key] = brought.get(key, 0.0) + frames * imaging.dose_per_frame()
                 widest = max(widest, si(imaging.field_of_view))
         places = [(dict(key), dose) for key, dose in brought.items()]
@@ -158,10 +178,11 @@ class DryRun:
         if imaging is None or action.count < 2:
             return None
         frame = self.instrument.detector.timing.seconds(imaging.scan())
-        if si(action.every) >= frame * (1 - 1e-9):
+        every = action.every if action.pace is None else action.pace.at_least
+        if si(every) >= frame * (1 - 1e-9):
             return None
         return (
-            f"a frame takes {frame:.3g} s, so every {format_quantity(action.every)} is too often; write a longer time, "
+            f"a frame takes {frame:.3g} s, so every {format_quantity(every)} is too often; write a longer time, "
             "or take fewer pixels or a shorter dwell time"
         )
 

@@ -15,23 +15,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from acquisition import adaptive
 from acquisition.actions import (
     Acquire,
     Action,
+    Autofocus,
+    Balance,
+    BeamCheck,
     BeginSeries,
-    Condition,
     Configure,
+    CorrectDrift,
     Dark,
+    Decide,
     Hold,
     Note,
     Ramp,
     Set,
     SetGas,
+    Stigmation,
 )
+from acquisition.balancing import balance
+from acquisition.beam_check import check_beam
 from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
+from acquisition.conditions import Condition
+from acquisition.dose import DoseLedger
+from acquisition.drift import correct_drift
 from acquisition.endurance import Endurance
 from acquisition.feed import LiveFeed, LiveResult, log_result
+from acquisition.focusing import autofocus, stigmation
+from acquisition.hands import Hands, Result
 from acquisition.ledger import Ledger
+from acquisition.lent import Lender, LentHands
+from acquisition.records import Records
 from acquisition.requests import Requests, SafeRequest, StopRequest
 from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeState
@@ -40,9 +55,18 @@ from acquisition.store import Store
 from acquisition.timing import Timing
 from acquisition.watchdog import Pace, Watchdog
 from drivers.contract import Exposure, Instrument, Parameter, Scan
-from drivers.errors import DatabaseError, DeviceError, NotArrived, Response, RilievoError, RunError, StoreError
+from drivers.errors import (
+    DatabaseError,
+    DeviceError,
+    DoseError,
+    NotArrived,
+    Response,
+    RilievoError,
+    RunError,
+    StoreError,
+)
 from drivers.frame import Frame, Reading
-from drivers.units import Q, format_quantity, quantity, quantity_json, si
+from drivers.units import Q, format_quantity, quantity, si
 
 T = TypeVar("T")
 
@@ -89,8 +113,10 @@ class _Series:
     index: int
     began: float
     stop_when: Condition | None
+    pacing: adaptive.Pacing | None = None
     ended: bool = False
     met: int = 0
+    late: bool = False
     frames: set[int] = field(default_factory=set)
 
 
@@ -110,6 +136,10 @@ class Engine:
         From a frame's number to the file for its heights; needed with ``feed``.
     watchdog : Watchdog, optional
         Is told what each action should take, and when it moves on.
+    records : Records
+        What the run has told so far.
+    dose_limit : float, optional, C/m²
+        What every area may have; the recipe's ``limits.dose``.
     """
 
     def __init__(
@@ -122,6 +152,8 @@ class Engine:
         feed: LiveFeed | None = None,
         heights: Callable[[int], Path] | None = None,
         watchdog: Watchdog | None = None,
+        records: Records,
+        dose_limit: float | None = None,
     ) -> None:
         self._instrument = instrument
         self._clock = instrument.clock
@@ -147,9 +179,16 @@ class Engine:
         self._index = 0
         self._waited = 0.0
         self._marked = 0.0
-        self._outcome: tuple[int, datetime, str, str] | None = None
+        self._outcome: tuple[int, datetime, str, str, Result | None] | None = None
+        self._numbers: dict[int, tuple[int, datetime]] = {}
         self.progress = Progress()
-        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+        lender = Lender(
+            self.send, self.wait, self.wait_arrived, self.expose, self.keep, self.tell,
+            scan=lambda: self._scan, index=lambda: self._index,
+        )  # fmt: skip
+        doses = DoseLedger(dose_limit)
+        self.hands = LentHands(lender, instrument, records, log, store, run_id, doses)
+        self._handlers: dict[type[Any], Callable[[Any], Result | None]] = {
             Configure: self._configure,
             SetGas: self._set_gas,
             Ramp: self._ramp,
@@ -159,6 +198,12 @@ class Engine:
             Acquire: self._acquire,
             Set: self._set,
             Note: self._note,
+            Autofocus: self._with_hands(autofocus),
+            Stigmation: self._with_hands(stigmation),
+            Balance: self._with_hands(balance),
+            BeamCheck: self._with_hands(check_beam),
+            CorrectDrift: self._with_hands(correct_drift),
+            Decide: self._with_hands(adaptive.decide),
         }
 
     # -- what others ask for, from their own threads
@@ -240,6 +285,7 @@ class Engine:
         try:
             self._enter(State.RUNNING)
             self._instrument.column.blank()
+            self._retry("reading the log", lambda: self.hands.begin(actions))
             first = 0 if resumption is None else self._take_up(resumption)
             for index in range(first, len(actions)):
                 self._play(index, actions[index])
@@ -264,7 +310,11 @@ class Engine:
         series = resumption.series
         if series is not None:
             began = self._clock.monotonic() - series.elapsed
-            self._series = _Series(series.group, series.index, began, series.stop_when, ended=series.ended)
+            pacing = adaptive.Pacing(series.begin) if series.begin.pace is not None else None
+            if pacing is not None:
+                pacing.last = series.last
+            stop_when = series.begin.stop_when
+            self._series = _Series(series.begin.address, series.index, began, stop_when, pacing, ended=series.ended)
         return resumption.index
 
     def _play(self, index: int, action: Action) -> None:
@@ -280,22 +330,24 @@ class Engine:
         if self._series is not None and getattr(action, "group", None) != self._series.group:
             self._series = None
         try:
-            outcome = self._retry(action.address, lambda: self._execute(action))
+            outcome, result = self._retry(action.address, lambda: self._execute(action))
         except (StopRequest, SafeRequest):
-            self._outcome = (index, self._clock.now(), "stopped", "")
+            self._outcome = (index, self._clock.now(), "stopped", "", None)
             raise
         except Exception as error:
-            self._outcome = (index, self._clock.now(), "failed", str(error))
+            self._outcome = (index, self._clock.now(), "failed", str(error), None)
             raise
         self._watchdog.rest()
-        self._outcome = (index, self._clock.now(), outcome, "")
+        self.hands.remember(action.address, result)
+        self._outcome = (index, self._clock.now(), outcome, "", result)
         self._waited = self._marked = 0.0
 
     def _tell_outcome(self) -> None:
         """Enter how the last action ended, where the journal does not know yet."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
-            self._log.outcome(self._run_id, *outcome)
+            index, time, state, message, result = outcome
+            self._log.outcome(self._run_id, index, time, state, message, result=result)
 
     def _expect(self, action: Action) -> None:
         """Tell the watchdog what an action should take."""
@@ -310,21 +362,32 @@ class Engine:
             seconds = max(seconds, si(action.at_most))
         self._watchdog.expect(action.address, seconds, wait=wait)
 
-    def _execute(self, action: Action) -> str:
-        """Do what one action says; return ``done`` when it is done, not when it was sent, or ``skipped``."""
-        if isinstance(action, Acquire) and not self._due(action):
-            return "skipped"
-        self._handlers[type(action)](action)
-        return "done"
+    def _execute(self, action: Action) -> tuple[str, Result | None]:
+        """Do what one action says; return ``done`` when it is done, not when sent, or ``skipped``; and its result."""
+        if not self.hands.wanted(action) or (isinstance(action, Acquire) and not self._due(action)):
+            return "skipped", None
+        try:
+            return "done", self._handlers[type(action)](action)
+        except DoseError as error:  # the hands have told; the night goes on elsewhere
+            return "skipped", {"refused": str(error)}
+
+    def _with_hands(self, procedure: Callable[[Hands, Any], Result | None]) -> Callable[[Any], Result | None]:
+        return lambda action: procedure(self.hands, action)
 
     def _retry(self, what: str, attempt: Callable[[], T]) -> T:
-        """Return what ``attempt`` returns; tried again, with growing pauses, where a device did not do its part."""
-        tries = 0
+        """Return what ``attempt`` returns; tried again, with growing pauses, where a device did not do its part.
+
+        Where something must come back first (the database, the beam), the run is suspended between the attempts.
+        """
+        tries, began = 0, self._clock.monotonic()
         while True:
             try:
                 return attempt()
             except RilievoError as error:
                 tries += 1
+                if error.response is Response.PAUSE:
+                    self._suspend_between(error, tries, began)
+                    continue
                 if error.response is not Response.RETRY or tries > self._endurance.retries:
                     raise
                 pause = self._endurance.pause_before(tries)
@@ -337,6 +400,14 @@ class Engine:
                 self._watchdog.rest()
                 self.wait(pause, counted=False)
                 self._reconnect(error)
+
+    def _suspend_between(self, error: RilievoError, tries: int, began: float) -> None:
+        """Stand still until it is worth another attempt at what an error keeps from being done."""
+        again = self._clock.monotonic() + self._endurance.pause_before(min(tries, 4))
+        if again - began > self._endurance.longest_suspension:
+            raise SafeRequest(f"{error}; that has lasted for {self._endurance.longest_suspension:g} s") from error
+        self._need(error.code, str(error), lambda: self._clock.monotonic() >= again)
+        self._obey()
 
     def _reconnect(self, error: RilievoError) -> None:
         """Try to reach the device of an error anew; where that fails, the retry itself will tell."""
@@ -400,7 +471,11 @@ class Engine:
     def _stand_still(self, began: float) -> None:
         """Return when nothing holds the run any more; what the engine itself waits for is looked after meanwhile."""
         shown = None
-        while (standstill := self._requests.standstill) is not None:
+        while True:
+            self._requests.wake.clear()  # before the look: what is asked after it wakes, what was asked before is seen
+            standstill = self._requests.standstill
+            if standstill is None:
+                return
             if standstill != shown:
                 self._enter(standstill.state, standstill.reason)
                 shown = standstill
@@ -535,7 +610,8 @@ class Engine:
         self.wait(max(si(action.duration) - self._waited, 0.0))
 
     def _begin_series(self, action: BeginSeries) -> None:
-        self._series = _Series(action.address, self._index, self._clock.monotonic(), action.stop_when)
+        pacing = adaptive.Pacing(action) if action.pace is not None else None
+        self._series = _Series(action.address, self._index, self._clock.monotonic(), action.stop_when, pacing)
 
     def _dark(self, action: Dark) -> None:
         darks, self._taken = self._taken, []
@@ -550,20 +626,36 @@ class Engine:
         series = self._series
         if series is None or action.group != series.group:
             return True
+        if series.pacing is not None:
+            return self._due_by_pace(series, series.pacing)
         while not series.ended and (left := series.began + si(action.offset) - self._clock.monotonic()) > 0:
             self.wait(left)
         return not series.ended
 
-    def _acquire(self, action: Acquire) -> None:  # noqa: ARG002  the series has seen to its moment
+    def _due_by_pace(self, series: _Series, pacing: adaptive.Pacing) -> bool:
+        """Wait for the next frame's moment, which what the reconstruction tells meanwhile may bring forward."""
+        while not series.ended and (left := series.began + pacing.due(self.hands) - self._clock.monotonic()) > 0:
+            self.wait(min(left, POLL))
+        elapsed = self._clock.monotonic() - series.began
+        series.ended |= pacing.over(elapsed)
+        if not series.ended:
+            pacing.began(self.hands, elapsed)
+            mark = {"waited": self._waited, "series": elapsed}
+            self._log_safely(self._log.mark, self._run_id, self._index, mark)
+        return not series.ended
+
+    def _acquire(self, action: Acquire) -> None:
+        self.hands.allow()
         frame = self.expose(beam=True)
-        self.keep(frame.with_offsets_of(*self._darks) if self._darks else frame)
+        frame = frame.with_offsets_of(*self._darks) if self._darks else frame
+        number = self.progress.frames
+        self.keep(frame)
+        self.hands.took(action.address, number, frame)
 
     def _set(self, action: Set) -> None:
         parameter = self._instrument.parameter(action.parameter)
         self.send(parameter, action.value)
         self.wait_arrived([parameter], SETTLE)
-        if action.parameter.startswith("detector."):
-            self._darks = []  # brightness and contrast move the offsets
 
     def _note(self, action: Note) -> None:
         self.tell("info", "note", action.text)
@@ -576,6 +668,9 @@ class Engine:
         with self.safe_state.sending():
             parameter.set(value)
         self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
+        self.hands.moved(parameter, value)
+        if parameter.name.startswith("detector."):
+            self._darks = []  # brightness and contrast move the offsets
 
     def _put(self, parameter: Parameter, value: Q) -> None:
         """Send a setpoint, and log it where the log still works."""
@@ -586,14 +681,15 @@ class Engine:
         now = self._clock.now()
         self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
 
-    def expose(self, *, beam: bool) -> Frame:
-        """Take one frame; the beam is on the sample for the raster and no longer."""
-        if self._scan is None:
+    def expose(self, scan: Scan | None = None, *, beam: bool) -> Frame:
+        """Take one frame, of the run's own raster unless given; the beam is on the sample for it and no longer."""
+        scan = scan or self._scan
+        if scan is None:
             raise RunError("no imaging was configured before the first frame; give the recipe an imaging section")
         while True:
-            exposure = self._raster(self._scan, beam=beam)
+            exposure = self._raster(scan, beam=beam)
             if exposure is not None:
-                return self._instrument.detector.frame(self._scan, exposure, self._readbacks())
+                return self._instrument.detector.frame(scan, exposure, self._readbacks())
             self._obey()  # what broke the frame off has its way; then the frame is taken again
 
     def _raster(self, scan: Scan, *, beam: bool) -> Exposure | None:
@@ -610,7 +706,7 @@ class Engine:
                     column.unblank()
                 else:
                     column.blank()
-                exposure = detector.expose(scan)
+            exposure = detector.expose(scan)
         except RilievoError:
             if not self._requests.interrupts_frame:
                 raise
@@ -631,6 +727,7 @@ class Engine:
         if frame_id is None:  # the side-car holds it until the database is back; its heights are made then
             self.progress = replace(self.progress, left_out=self.progress.left_out + 1)
             return
+        self._numbers[frame_id] = (number, frame.time)
         if self._series is not None:
             self._series.frames.add(frame_id)
         if self._feed is not None and not frame.dark and not self._feed.offer(frame_id, frame, self._heights(number)):
@@ -666,32 +763,30 @@ class Engine:
             self.tell("warning", "heights", f"no heights for frame {result.frame_id}: {error}")
             return
         figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
+        self.hands.figures.add(*self._numbers.pop(result.frame_id), figures)
         self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=figures)
         if self._series is not None and result.frame_id in self._series.frames:
-            self._judge(self._series, result.frame_id, figures)
+            self._judge(self._series)
 
-    def _judge(self, series: _Series, frame_id: int, figures: Mapping[str, tuple[float, float | None, str]]) -> None:
-        """End the series whose condition the figures of one of its frames meet; the evidence goes to the log."""
+    def _judge(self, series: _Series) -> None:
+        """End the series whose condition the figures of its frames meet; the evidence goes to the log."""
         condition = series.stop_when
-        if series.ended or condition is None or condition.figure not in figures:
+        latest = None if series.ended or condition is None else self.hands.latest(condition.figure)
+        if condition is None or latest is None:
             return
-        value, sigma, unit = figures[condition.figure]
-        series.met = series.met + 1 if condition.met(quantity(value, unit), sigma) else 0
+        met = adaptive.judge(condition, latest)
+        series.met = series.met + 1 if met else 0
+        evidence = adaptive.evidence(condition, latest)
+        if met is None and not series.late:
+            series.late = True
+            self.tell("warning", "decision", f"{series.group} goes on: its figures come too late to end it", evidence)
         if series.met < CONFIRMED:
             return
         series.ended = True
-        threshold = format_quantity(condition.threshold)
-        reached = f"{condition.figure} {value:.3g} {unit}".rstrip()
-        evidence = {
-            "frame": frame_id,
-            "figure": condition.figure,
-            "value": value,
-            "sigma": sigma,
-            "unit": unit,
-            "threshold": quantity_json(condition.threshold),
-        }
         # In the journal, so that a resumed run does not take up a series that has ended.
         self._log_safely(self._log.mark, self._run_id, series.index, {"ended": evidence})
+        threshold = format_quantity(condition.threshold)
+        reached = f"{condition.figure} {latest.value:.3g} {latest.unit}".rstrip()
         self.tell("info", "decision", f"{series.group} ends: {reached} is {condition.comparison} {threshold}", evidence)
 
     # -- the log, and whoever looks on

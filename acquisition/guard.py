@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from acquisition import guarding
 from acquisition.guard_files import (
@@ -102,7 +102,7 @@ class Guard:
         database : str or Path
             Of the log, as :meth:`acquisition.log.Log.open` takes it; without one the guard writes to its journal alone.
         instrument_path : Path, optional
-            The instrument's file, which is copied; the twin unless given.
+            The instrument's file, which is copied unless it lies in the run's folder; the twin unless given.
         speed : float, optional
             Of a simulated instrument.
         memory : Path, optional
@@ -123,7 +123,9 @@ class Guard:
         copied = ""
         if instrument_path is not None:
             copy = folder / INSTRUMENT
-            if copy.resolve() != instrument_path.resolve():
+            if instrument_path.resolve().parent == folder.resolve():
+                copy = instrument_path
+            else:
                 copy.write_bytes(instrument_path.read_bytes())
             copied = str(copy.resolve())
         target = str(database.resolve()) if isinstance(database, Path) else database
@@ -152,6 +154,29 @@ class Guard:
 
     def dismiss(self) -> None:
         """End the guard: the run is over, and left in order."""
+        if self._end.is_set():
+            return
+        process = self._last_word(b"end\n")
+        try:
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self._disarm is not None:
+            self._disarm(0.0)
+
+    def leave(self) -> None:
+        """Let go of a run that is not in order: nobody of this process plays it any more, or holds its instrument.
+
+        The guard waits its patience for somebody who goes on, and then brings the instrument to its safe state; it
+        leaves this process alone.
+        """
+        if self._end.is_set():
+            return
+        process = self._last_word(b"gone\n")
+        threading.Thread(target=process.wait, name="guard: its end", daemon=True).start()
+
+    def _last_word(self, word: bytes) -> subprocess.Popen[bytes]:
         self._end.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -159,16 +184,20 @@ class Guard:
         assert process.stdin is not None  # noqa: S101  a pipe, as asked
         with suppress(OSError):
             os.set_blocking(process.stdin.fileno(), True)
-            os.write(process.stdin.fileno(), b"end\n")
-        try:
-            process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            os.write(process.stdin.fileno(), word)
         with suppress(OSError):
             process.stdin.close()
-        if self._disarm is not None:
-            self._disarm(0.0)
+        return process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Dismiss the guard, or leave it to itself where an error came between."""
+        if error is None:
+            self.dismiss()
+        else:
+            self.leave()
 
     def _begin(self) -> subprocess.Popen[bytes]:
         """Start a guard's process; return when it stands."""

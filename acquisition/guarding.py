@@ -57,6 +57,8 @@ class Charge:
         The process that plays the run.
     opener : str
         ``module:function`` that opens the instrument.
+    attempt : float, s
+        See :data:`ATTEMPT`.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Charge:
     patience: float
     engine: Life
     opener: str
+    attempt: float = ATTEMPT
 
     @classmethod
     def read(cls, text: str) -> Charge:
@@ -98,6 +101,7 @@ class Post:
         self._lock = Lock(charge.folder / LOCK)
         self._claim = Lock(charge.folder / CLAIM)
         self._dismissed = False
+        self._gone = False
         self._hurry = False
         self._beaten = time.monotonic()
 
@@ -138,10 +142,11 @@ class Post:
             if (charge.folder / RELIEF).exists():
                 return "relieved"
             silent = time.monotonic() - self._beaten
-            dead = not charge.engine.alive
+            dead = self._gone or not charge.engine.alive
             if (dead or silent > charge.patience / 2) and not told:
                 self._say_state("waiting")
-                what = "has ended without leaving the run in order" if dead else "lives, and does not answer"
+                what = "has let go of it" if self._gone else "has ended" if dead else "lives, and does not answer"
+                what += " without leaving it in order" if dead else ""
                 self._note(
                     "warning",
                     f"the process that plays the run ({charge.engine.pid}) {what}; the guard waits until "
@@ -170,6 +175,8 @@ class Post:
             self._pipe = None
         elif b"end" in data:
             self._dismissed = True
+        elif b"gone" in data:
+            self._gone, self._beaten = True, time.monotonic()
         else:
             self._beaten = time.monotonic()
 
@@ -183,7 +190,7 @@ class Post:
         """Fence the process, and bring the instrument to its safe state."""
         engine = self._charge.engine
         self._say_state("taking")
-        if engine.alive:
+        if engine.alive and not self._gone:
             self._note(
                 "error",
                 f"the process that plays the run ({engine.pid}) has not answered for {self._charge.patience:g} s and "
@@ -203,7 +210,8 @@ class Post:
                 pause(BACK_OFF[min(number, len(BACK_OFF) - 1)])
                 self._exec(number + 1)
             if attempt.verified:
-                self._note("warning", f"the guard took over: {attempt.sentence}", attempt.data, state="safe")
+                told = f"the guard took over, because {self._reason()}: {attempt.sentence}"
+                self._note("warning", told, attempt.data, state="safe")
                 self._say_state("safe")
                 self._deliver(attempt.time, tries=3)
                 return 0
@@ -234,7 +242,7 @@ class Post:
                 {
                     "state": state,
                     "guard": own.to_json(),
-                    "engine": self._charge.engine.to_json(),
+                    "engine": None if self._gone else self._charge.engine.to_json(),
                     "run": self._charge.run_id,
                     "patience": self._charge.patience,
                 },
@@ -270,7 +278,7 @@ class _Attempt:
         self._charge = charge
         self._reason = reason
         self._over = threading.Event()
-        self._deadline = time.monotonic() + ATTEMPT
+        self._deadline = time.monotonic() + charge.attempt
         self.verified = False
         self.sentence = ""
         self.data: Any = None
@@ -301,7 +309,7 @@ class _Attempt:
         path, memory = (Path(name) if name else None for name in (charge.instrument, charge.memory))
         with opened(path, charge.speed, memory) as instrument:
             safe_state = SafeState.of(instrument)
-            self._deadline = time.monotonic() + ATTEMPT + safe_state.longest
+            self._deadline = time.monotonic() + charge.attempt + safe_state.longest
             report = safe_state.enter(self._reason)
             self.time = instrument.clock.now()
             self.verified, self.sentence, self.data = report.verified, report.sentence, report.to_json()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from acquisition.alert_settings import HeartbeatText
 from acquisition.courier import Courier
-from acquisition.ways import Message, fetch
+from acquisition.message import Message
+from acquisition.ways import fetch
 from drivers.clock import Clock
 from drivers.units import si
 

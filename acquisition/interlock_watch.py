@@ -128,6 +128,11 @@ class InterlockWatch:
         """Take a readback that somebody else has just read; it need not be read again so soon."""
         self._reads.take(name, reading)
 
+    def push_all(self, readings: Mapping[str, Reading]) -> None:
+        """Take a whole sample of the telemetry, to which this listens."""
+        for name, reading in readings.items():
+            self._reads.take(name, reading)
+
     def end(self) -> None:
         """Ask for the end."""
         self._end.set()

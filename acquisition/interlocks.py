@@ -16,7 +16,7 @@ from acquisition.readbacks import Track
 from acquisition.rules import Beyond, Differs, Flammable, Old, Outside, Rule, Runs, parse_rule, written
 from acquisition.safe_parts import document_error
 from drivers.contract import Instrument, Parameter, Readable
-from drivers.document import Address
+from drivers.document import Address, format_address
 from drivers.errors import InputError
 from drivers.safety import InterlockFile, Then
 from drivers.units import Q, format_quantity, parse_quantity, quantity, si
@@ -348,6 +348,21 @@ def recipe_interlocks(
             told = f"the instrument's own rule {looser.text!r}, then {looser.then}, is stricter and stays in force"
             problems.append((("interlocks", index, "when"), f"{told}; write a stricter rule, or remove this one"))
     return found, problems
+
+
+def all_interlocks(instrument: Instrument, entries: Sequence[InterlockFile] = ()) -> tuple[Interlock, ...]:
+    """Return the rules of a run: the instrument's, and those that its recipe adds.
+
+    Raises
+    ------
+    DocumentError, InputError
+        For what :func:`acquisition.plan.check` refuses with its place.
+    """
+    own = instrument_interlocks(instrument)
+    added, problems = recipe_interlocks(entries, instrument, own)
+    if problems:
+        raise InputError("; ".join(f"{format_address(place)}: {message}" for place, message in problems), "the recipe")
+    return (*own, *added)
 
 
 def _all(

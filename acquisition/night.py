@@ -45,11 +45,13 @@ class Night:
     actions : sequence of Action
     feed : LiveFeed, optional
     period : float, s
-        Between two samples of the telemetry.
+        Between two samples of the telemetry; the instrument's own unless given.
     interlocks : sequence of Interlock
         The recipe's, beside the instrument's own.
     resumption : Resumption, optional
         Of a run that was interrupted.
+    dose_limit : float, optional, C/m²
+        Of every area; the recipe's.
 
     Attributes
     ----------
@@ -71,9 +73,10 @@ class Night:
         actions: Sequence[Action],
         *,
         feed: LiveFeed | None = None,
-        period: float = 10.0,
+        period: float | None = None,
         interlocks: Sequence[Interlock] = (),
         resumption: Resumption | None = None,
+        dose_limit: float | None = None,
     ) -> None:
         self.run_id = run_id
         self.instrument = instrument.name
@@ -90,6 +93,8 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
+            records=log,
+            dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)
         self.watch = InterlockWatch(
@@ -99,6 +104,7 @@ class Night:
             self.engine.safe_state,
             watchdog=watchdog,
         )
+        self.telemetry.listen(self.watch.push_all)
         self._actions = actions
         self._resumption = resumption
         self.closers = ExitStack()

@@ -16,8 +16,8 @@ from sqlalchemy import func, insert, select, update
 
 from acquisition import tables
 from acquisition.log import Log
+from acquisition.message import Message
 from acquisition.records import Event
-from acquisition.ways import Message
 
 WINDOW = timedelta(hours=1)
 """Over which messages are counted against a way's limit."""

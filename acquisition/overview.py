@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from acquisition.log import Log
+from acquisition.outbox import Outbox
 from acquisition.records import FrameEntry, Run
 from drivers.contract import Instrument, Parameter
 from drivers.errors import RunError
@@ -83,6 +84,10 @@ def summary_json(log: Log, run_id: str) -> Json:
                 "message": event.message,
             }
             for event in log.events(run.id)
+        ],
+        "alerts": [
+            {"way": alert.way, "state": alert.state, "title": alert.title, "error": alert.error}
+            for alert in Outbox(log).alerts(run_id=run.id)
         ],
     }
 

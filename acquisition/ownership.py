@@ -34,7 +34,7 @@ class Owned(RunError):
     """Another process owns what this one wants to own."""
 
     code = "owned"
-    number = 510
+    number = 520
 
 
 @dataclass(frozen=True, slots=True)

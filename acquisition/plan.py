@@ -5,7 +5,7 @@ No clock runs and no device is spoken to: the compiled actions are played agains
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from acquisition.foretold import foretold
 from acquisition.gas_rules import GasRules
 from acquisition.imaging import ImagingText, LimitsText
 from acquisition.interlocks import instrument_interlocks, recipe_interlocks
+from acquisition.paths import paths
 from acquisition.recipe import LoadedRecipe, in_order, load_recipe, outline, parse_recipe, written_steps
 from acquisition.setpoint_limits import SetpointLimits
 from acquisition.steps import Step
 from acquisition.timeline import Entry, notes, timeline
 from acquisition.timing import Timing, play
 from acquisition.unrolling import place_of
+from acquisition.wording import duration_text
 from drivers import document
 from drivers.contract import Instrument
 from drivers.document import Address, Document
@@ -39,7 +41,7 @@ class Plan:
     name : str
         The recipe's.
     duration : float, s
-        With overheads; the longest, where a condition may end a series early.
+        With overheads; the longest, where a condition decides.
     actions, frames, darks : int
     dose : float, C/m²
         Where it is highest, over the whole run.
@@ -121,19 +123,23 @@ def check(
     """
     rules = rules or GasRules.of(instrument)
     chamber = chamber or chamber_of(instrument)
-    moments = tuple(play(outline(loaded.recipe), timing or Timing.of(instrument)))
-    dry = DryRun(moments, instrument, chamber, loaded.recipe.limits or LimitsText())
+    timing = timing or Timing.of(instrument)
+    ways = [
+        DryRun(tuple(play(way, timing)), instrument, chamber, loaded.recipe.limits or LimitsText())
+        for way in paths(outline(loaded.recipe))
+    ]
     found = list(SetpointLimits(instrument, loaded.recipe.limits).recipe(loaded.recipe))
-    found += _first_of_each(dry.findings(rules))
-    found += [(("limits", "dose"), message) for message in dry.over_dose()]
+    found += _first_of_each(finding for dry in ways for finding in dry.findings(rules))
+    worst = max(ways, key=lambda dry: dry.dose)
+    found += [(("limits", "dose"), message) for message in worst.over_dose()]
     own = instrument_interlocks(instrument)
     added, problems = recipe_interlocks(loaded.recipe.interlocks, instrument, own)
-    ahead = list(foretold([*own, *added], moments, instrument, chamber))
+    ahead = [one for dry in ways for one in foretold([*own, *added], dry.moments, instrument, chamber)]
     found += problems
     found += _first_of_each((one.action, one.message) for one in ahead if one.then != "warn")
     if found:
         raise in_order([loaded.document.problem(message, place) for place, message in found])
-    return _sums(loaded.recipe.name, dry, [f"{one.action.address}: {one.message}" for one in ahead])
+    return _sums(loaded.recipe.name, ways, [f"{one.action.address}: {one.message}" for one in ahead])
 
 
 def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address, str]]:
@@ -145,19 +151,34 @@ def _first_of_each(findings: Iterable[tuple[Action, str]]) -> list[tuple[Address
     return [(place, message) for (place, _), message in first.items()]
 
 
-def _sums(name: str, dry: DryRun, warnings: list[str]) -> Plan:
+def _sums(name: str, ways: Sequence[DryRun], warnings: Sequence[str]) -> Plan:
+    """Return the most that any of the ways takes, each figure by itself; the timeline is the longest one's."""
+    longest = max(ways, key=lambda dry: dry.duration)
+    pressures = [dry.maximum_pressure for dry in ways if dry.maximum_pressure is not None]
     return Plan(
         name=name,
-        duration=dry.duration,
-        actions=dry.actions,
-        frames=dry.frames,
-        darks=dry.darks,
-        dose=dry.dose,
-        disk_bytes=dry.disk_bytes,
-        maximum_temperature=dry.maximum_temperature,
-        maximum_pressure=dry.maximum_pressure,
-        timeline=tuple(timeline(dry.moments)),
-        notes=tuple(dict.fromkeys([*notes(dry), *warnings])),
+        duration=longest.duration,
+        actions=max(dry.actions for dry in ways),
+        frames=max(dry.frames for dry in ways),
+        darks=max(dry.darks for dry in ways),
+        dose=max(dry.dose for dry in ways),
+        disk_bytes=max(dry.disk_bytes for dry in ways),
+        maximum_temperature=max(dry.maximum_temperature for dry in ways),
+        maximum_pressure=max(pressures) if pressures else None,
+        timeline=tuple(timeline(longest.moments)),
+        notes=tuple(dict.fromkeys([*_ranges(ways), *(note for dry in ways for note in notes(dry)), *warnings])),
+    )
+
+
+def _ranges(ways: Sequence[DryRun]) -> Iterator[str]:
+    """Yield what a run with decisions takes at least and at most."""
+    if len(ways) < 2:
+        return
+    low, high = (choose(dry.duration for dry in ways) for choose in (min, max))
+    fewest, most = (choose(dry.frames for dry in ways) for choose in (min, max))
+    yield (
+        f"it depends on decisions: from {duration_text(low)} to {duration_text(high)}, from {fewest} to {most} frames; "
+        "what is told here is the most of each"
     )
 
 
@@ -200,7 +221,7 @@ def _limits_of_readable_parts(read: Callable[[], Document], instrument: Instrume
         imaging = source.collect(ImagingText, ("imaging",))[0]
         found += checks.imaging(imaging, ("imaging",)) if imaging is not None else ()
     for address, keys in written_steps(source):
-        step = source.collect(Step, address)[0] if "steps" not in keys else None
+        step = source.collect(Step, address)[0] if not {"steps", "then", "else"} & keys.keys() else None
         found += checks.step(step, address) if step is not None else ()
     for place, message in found:
         yield source.problem(message, place)

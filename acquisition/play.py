@@ -167,9 +167,12 @@ def _conduct(
     *,
     as_json: bool,
 ) -> Outcome:
-    """Play a run to its end, tell how it went and write its report."""
-    run_id, outcome = _play_night(ready, plan, quiet=as_json)
-    _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
+    """Play a run to its end, tell how it went and write its report; whoever is to be told elsewhere is told, too."""
+    from acquisition.alerts import telling
+
+    with telling(laboratory.folder, laboratory.log):
+        run_id, outcome = _play_night(ready, plan, quiet=as_json)
+        _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
     return outcome
 
 

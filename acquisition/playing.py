@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,15 +101,18 @@ def _reconstructing(quality: LiveQuality | None) -> Iterator[Live | None]:
 
 @contextmanager
 def _attended(laboratory: wiring.Laboratory, night: Night, live: Live | None) -> Iterator[None]:
-    """Start a run, and see that it has ended whatever befalls the server; then settle its heights and its report."""
+    """Start a run, which whoever gets it finishes; then settle its heights and its report.
+
+    Where that one fails, the run is ended here: nothing that befalls the server leaves the instrument to itself.
+    """
     night.start()
     try:
         yield
     except BaseException as error:
         night.engine.abort(f"the server failed: {type(error).__name__}: {error}")
+        with suppress(Exception):
+            night.finish()
         raise
-    finally:
-        night.finish()
     try:
         if live is not None:
             missing = frames_without_heights(laboratory.log, night.run_id)

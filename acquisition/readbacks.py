@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from datetime import datetime
 
@@ -42,6 +43,7 @@ class Track:
         self.at = now
         self.arrived = -math.inf
         self._history: deque[tuple[float, float]] | None = deque(maxlen=KEPT) if rates else None
+        self._lock = threading.Lock()
 
     def take(self, reading: Reading, now: float, utc: datetime) -> None:
         """Take a readback; one that is no number counts as no answer, one from the past as old as it is."""
@@ -55,7 +57,8 @@ class Track:
         new = at > self.at or math.isnan(self.value)
         self.value, self.at = value, at
         if new and self._history is not None:
-            self._history.append((at, value))
+            with self._lock:
+                self._history.append((at, value))
 
     def age(self, now: float) -> float:
         """Return how long ago the value was measured, s."""
@@ -71,7 +74,8 @@ class Track:
 
         None until there are three readbacks over half of that.
         """
-        points = [point for point in tuple(self._history or ()) if point[0] >= now - WINDOW]
+        with self._lock:
+            points = [point for point in self._history or () if point[0] >= now - WINDOW]
         if len(points) < 3 or points[-1][0] - points[0][0] < WINDOW / 2:
             return None
         middle = sum(time for time, _ in points) / len(points)

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from acquisition.actions import Action, Imaging
+from acquisition.conditions import MEASURED
 from acquisition.imaging import ImagingText, LimitsText
 from acquisition.interlocks import problems_of_texts
 from acquisition.steps import MAXIMUM_ACTIONS, VERBS, Step, not_empty, verb_problem
@@ -64,8 +65,8 @@ def _walk(steps: tuple[Step, ...], at: Address) -> Iterator[tuple[Address, Step]
     for index, step in enumerate(steps):
         address = (*at, index)
         yield address, step
-        if step.steps is not None:
-            yield from _walk(step.steps, (*address, "steps"))
+        for key, inner in step.inner:
+            yield from _walk(inner, (*address, key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,8 @@ def _written_steps(steps: Any, at: Address) -> Iterator[tuple[Address, dict[str,
     for index, step in enumerate(steps if isinstance(steps, list) else ()):
         if isinstance(step, dict):
             yield (*at, index), step
-            yield from _written_steps(step.get("steps"), (*at, index, "steps"))
+            for key in ("steps", "then", "else"):
+                yield from _written_steps(step.get(key), (*at, index, key))
 
 
 @lru_cache(maxsize=1)
@@ -168,8 +170,10 @@ def _without_imaging(steps: tuple[Step, ...], at: Address, base: Imaging | None)
         imaging = step.changed(base)
         if step.images and imaging is None:
             yield (*at, index), f"frames need imaging; write {', '.join(ImagingText.model_fields)} at the recipe's top"
-        if step.steps is not None:
-            yield from _without_imaging(step.steps, (*at, index, "steps"), imaging)
+        if step.beam_check is not None and step.beam_check.current is None and imaging is None:
+            yield (*at, index, "beam_check"), "the probe current is not known here; write it, such as current: 1 nA"
+        for key, inner in step.inner:
+            yield from _without_imaging(inner, (*at, index, key), imaging)
 
 
 def compile_recipe(recipe: Recipe) -> tuple[Action, ...]:
@@ -209,10 +213,13 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema of recipes, for editors: every key with what it means and how it is written."""
     schema = Recipe.model_json_schema(by_alias=True)
     step = schema["$defs"]["Step"]
-    step["anyOf"] = [{"required": [verb]} for verb in VERBS]
-    step["dependentRequired"] = {"repeat": ["steps"], "steps": ["repeat"]}
+    step["anyOf"] = [{"required": [verb]} if verb != "when" else {"required": ["when", "then"]} for verb in VERBS] + [
+        {"required": ["when", "else"]}
+    ]
+    step["dependentRequired"] = {"repeat": ["steps"], "steps": ["repeat"], "then": ["when"], "else": ["when"]}
     schema["$defs"]["SeriesText"]["oneOf"] = [{"required": ["for"]}, {"required": ["count"]}]
-    schema["$defs"]["StopText"] |= {"minProperties": 1, "maxProperties": 1}
+    for name in ("StopText", "FasterText", "WhenText"):
+        schema["$defs"][name]["oneOf"] = [{"required": [figure]} for figure in MEASURED]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Rilievo recipe",

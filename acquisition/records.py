@@ -6,18 +6,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from acquisition import tables
+from acquisition.series import Series, Window, thinned
 from acquisition.store import StoredFrame
 from drivers.errors import RunError
+
+__all__ = [
+    "Action",
+    "Channel",
+    "Event",
+    "FigureEntry",
+    "FrameEntry",
+    "Instrument",
+    "ReconstructionEntry",
+    "Records",
+    "Run",
+    "Series",
+    "Setpoint",
+    "thinned",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +127,6 @@ class Channel:
     unit: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Series:
-    """Readings of one channel, in the order of time.
-
-    Attributes
-    ----------
-    times : (N,) array of datetime64[us], UTC
-    values : (N,) float array
-        In ``unit``.
-    fresh : (N,) array of bool
-        False where the value was older than its channel allows.
-    """
-
-    channel: str
-    unit: str
-    times: NDArray[np.datetime64]
-    values: NDArray[np.float64]
-    fresh: NDArray[np.bool_]
-
-
 @dataclass(frozen=True, slots=True)
 class FrameEntry:
     """An acknowledged frame; lengths in m, energy in J, current in A, time in s; ``stored`` says where it lies."""
@@ -191,6 +184,16 @@ class Event:
     kind: str
     message: str
     data: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a run corrected by itself, and on what evidence."""
+
+    action_index: int | None
+    time: datetime
+    kind: str
+    data: Mapping[str, Any]
 
 
 class Records:
@@ -261,50 +264,50 @@ class Records:
         with self._reading() as session:
             return [Setpoint(*columns) for columns in session.execute(query)]
 
-    def channels(self, run_id: str) -> list[Channel]:
-        """Return which channels were read, in the order in which they first were."""
+    def channels(self, run_id: str | None) -> list[Channel]:
+        """Return which channels were read (None: while no run was played), in the order in which they first were."""
         row = tables.ReadingChannel
-        query = select(row.name, row.unit).where(row.run_id == self.run(run_id).id).order_by(row.id)
+        name = None if run_id is None else self.run(run_id).id
+        query = select(row.name, row.unit).where(row.run_id.is_not_distinct_from(name)).order_by(row.id)
         with self._reading() as session:
             return [Channel(name, unit) for name, unit in session.execute(query)]
 
-    def series(self, run_id: str, channel: str, max_points: int | None = None) -> Series:
+    def series(
+        self,
+        run_id: str | None,
+        channel: str,
+        max_points: int | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Series:
         """Return what a channel said.
 
         Parameters
         ----------
-        run_id, channel : str
+        run_id : str or None
+            None for what was read while no run was played.
+        channel : str
         max_points : int, optional
-            Thin the series to about so many points: of each stretch the lowest and the highest remain, so that no
-            peak is lost.
+            Thin the series to about so many points, each a reading that was taken: the first and the last, and of each
+            stretch the lowest and the highest, so that no peak is lost.
+        since, until : datetime, optional
+            UTC; both included.
 
         Raises
         ------
         RunError
             For a channel that was not read; with the channels there are.
         """
-        name = self.run(run_id).id
-        row = tables.ReadingRow
+        name = None if run_id is None else self.run(run_id).id
+        row = tables.ReadingChannel
         with self._reading() as session:
-            found = session.scalar(
-                select(tables.ReadingChannel).where(
-                    tables.ReadingChannel.run_id == name, tables.ReadingChannel.name == channel
-                )
-            )
-            if found is None:
-                known = ", ".join(known.name for known in self.channels(name)) or "none"
-                raise RunError(f"run {name} has no readings of {channel!r}; the channels are: {known}")
-            query = select(row.time, row.value, row.fresh).where(row.channel_id == found.id).order_by(row.time, row.id)
-            rows = session.execute(query).all()
-            unit = found.unit
-        series = Series(
-            channel,
-            unit,
-            np.array([time.replace(tzinfo=None) for time, _, _ in rows], dtype="datetime64[us]"),
-            np.array([value for _, value, _ in rows], dtype=np.float64),
-            np.array([fresh for _, _, fresh in rows], dtype=np.bool_),
-        )
-        return series if max_points is None else thinned(series, max_points)
+            found = session.scalar(select(row).where(row.run_id.is_not_distinct_from(name), row.name == channel))
+            if found is not None:
+                return Window(session, found, since, until).series(max_points)
+        known = ", ".join(known.name for known in self.channels(name)) or "none"
+        whose = "the idle instrument" if name is None else f"run {name}"
+        raise RunError(f"{whose} has no readings of {channel!r}; the channels are: {known}")
 
     def frames(self, run_id: str) -> list[FrameEntry]:
         """Return the acknowledged frames of a run, dark ones included, in the order of their numbers."""
@@ -349,6 +352,19 @@ class Records:
         for columns in session.execute(query):
             yield FigureEntry(*columns)
 
+    def corrections(self, run_id: str, kind: str | None = None) -> list[Correction]:
+        """Return what a run corrected by itself, of one kind or all, in the order of time."""
+        row = tables.CorrectionRow
+        query = (
+            select(row.action_index, row.time, row.kind, row.data)
+            .where(row.run_id == self.run(run_id).id)
+            .order_by(row.time, row.id)
+        )
+        if kind is not None:
+            query = query.where(row.kind == kind)
+        with self._reading() as session:
+            return [Correction(*columns) for columns in session.execute(query)]
+
     def events(self, run_id: str | None, after: int = 0) -> list[Event]:
         """Return what happened in a run (everywhere, for None) after the event of a number, oldest first."""
         row = tables.EventRow
@@ -360,20 +376,6 @@ class Records:
                 Event(found.number, found.run_id, found.time, found.level, found.kind, found.message, found.data)
                 for found in session.scalars(query)
             ]
-
-
-def thinned(series: Series, max_points: int) -> Series:
-    """Return the series with the lowest and the highest of each of ``max_points``/2 stretches."""
-    count = len(series.values)
-    if count <= max(2, max_points):
-        return series
-    edges = np.linspace(0, count, max(1, max_points // 2) + 1).astype(np.int64)
-    keep: set[int] = set()
-    for begin, end in pairwise(edges):
-        part = series.values[begin:end]
-        keep.update((int(begin + part.argmin()), int(begin + part.argmax())))
-    index = np.array(sorted(keep))
-    return Series(series.channel, series.unit, series.times[index], series.values[index], series.fresh[index])
 
 
 def _of_run(name: str) -> Select[*tuple[Any, ...]]:

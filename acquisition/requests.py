@@ -111,7 +111,6 @@ class Requests:
             self._decision.wait()
         else:
             self.wake.wait(timeout)
-            self.wake.clear()
 
     def raise_if_ended(self) -> None:
         """Raise :class:`SafeRequest` or :class:`StopRequest` when the end was asked for."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from acquisition.actions import Acquire, Action, BeginSeries, Condition, Configure, Dark, Ramp, SetGas
+from acquisition.actions import Acquire, Action, BeginSeries, Configure, CorrectDrift, Dark, Ramp, SetGas
 from acquisition.log import Log
 from acquisition.records import Action as Entry
 from acquisition.records import FrameEntry, Run, Setpoint
@@ -45,12 +45,23 @@ class Hands(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SeriesLeft:
-    """A series that was interrupted: how far into it the run was (s), and whether it had ended early."""
+    """A series that was interrupted.
 
-    group: str
+    Attributes
+    ----------
+    begin : BeginSeries
+    index : int
+        Of that action.
+    elapsed, last : float, s
+        How far into it the run was, and when its last frame began.
+    ended : bool
+        Whether it had ended early.
+    """
+
+    begin: BeginSeries
     index: int
     elapsed: float
-    stop_when: Condition | None
+    last: float | None
     ended: bool
 
 
@@ -344,14 +355,25 @@ def _darks(journal: _Journal, index: int) -> tuple[StoredFrame, ...]:
 def _series(journal: _Journal, index: int) -> SeriesLeft | None:
     """Return the series that the action at ``index`` belongs to: its schedule goes on with what was left."""
     action = journal.actions[index]
-    group = action.group if isinstance(action, Acquire) else None
+    group = action.group if isinstance(action, Acquire | CorrectDrift) else None
     if group is None:
         return None
     begin = next(n for n, other in enumerate(journal.actions) if other.address == group)
     opened = journal.actions[begin]
     assert isinstance(opened, BeginSeries)  # noqa: S101  the compiler makes it so
-    marks = [(entry.result or {}).get("series") for entry in (journal.entries[index], journal.entries[index - 1])]
-    offsets = [si(other.offset) for other in (journal.actions[index - 1],) if isinstance(other, Acquire)]
-    elapsed = max([0.0, *(float(mark) for mark in marks if mark is not None), *offsets])
-    ended = bool((journal.entries[begin].result or {}).get("ended")) or journal.entries[index - 1].state == "skipped"
-    return SeriesLeft(group, begin, elapsed, opened.stop_when, ended)
+    before = [n for n in range(begin + 1, index) if isinstance(journal.actions[n], Acquire)]
+    last = _began(journal, before[-1], opened) if before else None
+    mark = (journal.entries[index].result or {}).get("series")
+    elapsed = max(0.0, last or 0.0, 0.0 if mark is None else float(mark))
+    skipped = bool(before) and journal.entries[before[-1]].state == "skipped"
+    ended = bool((journal.entries[begin].result or {}).get("ended")) or skipped
+    return SeriesLeft(opened, begin, elapsed, last, ended)
+
+
+def _began(journal: _Journal, index: int, series: BeginSeries) -> float | None:
+    """Return when a frame of a series began, from the time zero of the series; s."""
+    action = journal.actions[index]
+    if series.pace is None:
+        return si(action.offset) if isinstance(action, Acquire) else None
+    mark = (journal.entries[index].result or {}).get("series")
+    return None if mark is None else float(mark)

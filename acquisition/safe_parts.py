@@ -26,8 +26,9 @@ NO_FLOW = 0.02
 """Share of a line's range below which nothing flows; mass-flow controllers show some offset when shut."""
 PURGING = 0.1
 """Share of the setpoint within which a purge flows as asked."""
-BLANKED, DOWN, CLOSED = 5.0, 60.0, 30.0
-"""Default deadlines, s: a heater's sensor lags behind, and goes on rising for a while after a ramp was turned back."""
+BLANKED, DOWN, CLOSED = 15.0, 60.0, 30.0
+"""Default deadlines, s. A call that hangs may have to be given up first (``deadlines: {call: 5 s}``); a heater's sensor
+lags behind, and goes on rising for a while after a ramp was turned back."""
 
 
 class Part(Protocol):

@@ -23,6 +23,8 @@ TRIES = 3
 """How often a part is sent within its deadline, as long as its readback does not show it done."""
 LOOK = 0.5
 """s between two looks at a readback."""
+AHEAD = 5.0
+"""s after which the next part begins beside one whose first call has not come back."""
 HUNG = 10.0
 """Real seconds after which a thread that keeps virtual time from going on is passed over."""
 
@@ -256,7 +258,7 @@ class SafeState:
         tell : callable, optional
             Is told how it went: level, message, data.
         again : bool
-            Do every part again even where all of it was seen to be done.
+            Do every part again even where all of it was seen to be done; what lasts, such as a purge, lasts no longer.
         """
         entry, mine = self._take(again)
         if not mine:
@@ -266,7 +268,7 @@ class SafeState:
         sent: list[tuple[Parameter, Q]] = []
         reports: list[PartReport] = []
         try:
-            reports = self._do_all(sent)
+            reports = self._do_all(sent, lasting=not again)
         except Exception as error:  # noqa: BLE001  the threads could not even be started
             reports = [PartReport("begin", "failed", f"{type(error).__name__}: {error}", 0.0)]
         finally:
@@ -291,7 +293,7 @@ class SafeState:
                 return present, False
             present.over.wait()
 
-    def _do_all(self, sent: list[tuple[Parameter, Q]]) -> list[PartReport]:
+    def _do_all(self, sent: list[tuple[Parameter, Q]], *, lasting: bool) -> list[PartReport]:
         works: list[_Work] = []
         over = threading.Event()
         watch = threading.Thread(target=self._pass_over, args=(over,), name="safe state: what hangs", daemon=True)
@@ -301,9 +303,9 @@ class SafeState:
             for part in self._parts():
                 work = self._begin(part)
                 works.append(work)
-                # What is slow to show is looked at meanwhile; what is slow to be sent costs its deadline, and no more.
-                work.tried.wait(part.within)
-                if part.lasting:
+                # What is slow to show, or hangs, goes on within its own deadline beside the parts after it.
+                work.tried.wait(min(part.within, AHEAD))
+                if part.lasting and lasting:
                     self._clock.sleep(part.lasting)
             return [self._end(work, sent) for work in works]
         finally:

@@ -6,13 +6,12 @@ of it is a method of :class:`Server`; remote control and a dashboard call these,
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from acquisition.alerts import Alerts
 from acquisition.bookings import OPEN, Booking, Bookings
@@ -20,15 +19,12 @@ from acquisition.calendar import Calendar
 from acquisition.chores import Backups, DiskForecast
 from acquisition.idle import IdleWatch
 from acquisition.log import Log
-from acquisition.ownership import Owned, Ownership
+from acquisition.ownership import Ownership
 from acquisition.queue import Queue
 from acquisition.records import Run
-from acquisition.states import State
+from acquisition.stages import Play, Resume, Stages
 from drivers.clock import Clock, RealClock
-from drivers.errors import RilievoError, RunError
-
-if TYPE_CHECKING:
-    from acquisition.engine import Outcome
+from drivers.errors import RilievoError
 
 TICK = 0.5
 """Seconds between two looks at the calendar and the queue."""
@@ -36,66 +32,6 @@ SLOW = 60.0
 """Seconds without a look after which the server counts as standing still."""
 OWNED = "calendar"
 """What a server owns."""
-
-
-class Controls(Protocol):
-    """What others ask of a run that is being played."""
-
-    def pause(self) -> None:
-        """Pause."""
-
-    def resume(self) -> None:
-        """Go on."""
-
-    def stop(self, reason: str = ...) -> None:
-        """End after the frame that is being taken, through the cleanup."""
-
-    def abort(self, reason: str = ...) -> None:
-        """End at once, through the cleanup."""
-
-
-class Playing(Protocol):
-    """A run that is being played: :class:`acquisition.night.Night`, already started."""
-
-    @property
-    def run_id(self) -> str:
-        """Of the run."""
-
-    @property
-    def engine(self) -> Controls:
-        """What takes requests."""
-
-    def wait(self, seconds: float) -> bool:
-        """Wait up to ``seconds`` of real time; return whether the run has ended."""
-
-    def finish(self) -> Outcome:
-        """Return how the run ended."""
-
-
-Play = Callable[[Booking], AbstractContextManager[Playing]]
-"""Checks a booking's recipe once more, begins its run, and gives it; leaving the context settles and lets go.
-
-Raises what a person can act on where the run cannot begin, :class:`Owned` where another process has the instrument.
-"""
-
-
-class Interrupted(Protocol):
-    """A run that was interrupted, and can be resumed."""
-
-    @property
-    def run_id(self) -> str:
-        """Of the run."""
-
-    @property
-    def instrument(self) -> str:
-        """Name of the instrument that it is played on."""
-
-    def play(self) -> AbstractContextManager[Playing]:
-        """Resume it, as :data:`Play` begins a run."""
-
-
-Resume = Callable[[], Iterable[Interrupted]]
-"""Finds what was interrupted and goes on by itself; touches no instrument before ``play``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +56,6 @@ class ServerSettings:
     tick: float = TICK
 
 
-@dataclass
-class _Stage:
-    """An instrument that is being played on, and the thread that looks after the run."""
-
-    instrument: str
-    thread: threading.Thread
-    playing: Playing | None = None
-    booking: Booking | None = None
-    asked: list[str] = field(default_factory=list)
-
-
 class Server:
     """Plays what the calendar holds.
 
@@ -140,9 +65,9 @@ class Server:
         The data folder.
     log : Log
     play : callable
-        See :data:`Play`.
+        See :data:`acquisition.stages.Play`.
     resume : callable, optional
-        See :data:`Resume`; without it, what was interrupted stays as it is.
+        See :data:`acquisition.stages.Resume`; without it, what was interrupted stays as it is.
     alerts : Alerts, optional
         Started and ended with the server.
     idle : IdleWatch, optional
@@ -166,7 +91,6 @@ class Server:
     ) -> None:
         self._folder = folder
         self._log = log
-        self._play = play
         self._resume = resume
         self._alerts = alerts
         self._idle = idle
@@ -176,10 +100,7 @@ class Server:
         self._queue = Queue(log, self._clock)
         self._calendar = Calendar(log, self._clock, self._tell)
         self._wake = self._clock.signal()
-        self._lock = threading.Lock()
-        self._stages: dict[str, _Stage] = {}
-        self._interrupted: list[tuple[Interrupted, Booking | None]] = []
-        self._unsettled: list[tuple[Booking, bool, str]] = []
+        self._stages = Stages(log, self._clock, play, self._tell, self._wake.set, tick=self._settings.tick, idle=idle)
         self._ownership: Ownership | None = None
         self._closing = False
         self._closed = False
@@ -203,7 +124,7 @@ class Server:
             self._tell("info", "server", "the server has started")
             if self._alerts is not None:
                 self._alerts.start(self.wrong)
-            self._take_up()
+            self._stages.take_up(self._resume() if self._resume is not None else ())
             self._calendar.start()
             self._set_chores()
         except BaseException:
@@ -229,7 +150,7 @@ class Server:
         self._closing = True
         if stop_runs:
             self.stop_runs(reason)
-        while self._stages:
+        while self._stages.busy:
             self.look()
             self._wake.wait(self._settings.tick)
             self._wake.clear()
@@ -237,13 +158,7 @@ class Server:
     def stop_runs(self, reason: str) -> None:
         """End every run that is being played, through its cleanup; begin none after it."""
         self._closing = True
-        with self._lock:
-            stages = list(self._stages.values())
-            for stage in stages:
-                stage.asked.append(reason)
-        for stage in stages:
-            if stage.playing is not None:
-                stage.playing.engine.abort(reason)
+        self._stages.stop(reason)
 
     def close(self) -> None:
         """End, once: runs through their cleanup, then chores, alerts, and the ownership of the calendar."""
@@ -251,9 +166,9 @@ class Server:
             return
         self._closed = True
         self.stop_runs("the server ends")
-        for stage in list(self._stages.values()):
-            stage.thread.join()
-        self._settle()
+        self._stages.join()
+        with suppress(RilievoError):  # else the next server sees what became of them
+            self._stages.settle()
         self._calendar.stop()
         if self._idle is not None:
             self._idle.stop()
@@ -268,11 +183,11 @@ class Server:
         """Look once at the calendar and the queue; what goes wrong is told, and tried again with the next look."""
         try:
             self._keep_ownership()
-            self._settle()
+            self._stages.settle()
             if not self._closing:
                 self._calendar.tick()
-                self._play_on()
-            self._watch_idle()
+                self._stages.play_on()
+                self._stages.watch_idle()
         except Exception as error:  # noqa: BLE001  a server that ends because of one booking plays none of the others
             self._note(str(error) or type(error).__name__)
         else:
@@ -334,111 +249,6 @@ class Server:
 
         return done
 
-    # -- runs
-
-    def _take_up(self) -> None:
-        """Resume what was interrupted, and see what became of bookings that were being played."""
-        interrupted = list(self._resume()) if self._resume is not None else []
-        resumed = {found.run_id for found in interrupted}
-        running = self._bookings.all(["running"])
-        for booking in running:
-            if booking.run_id is None:
-                self._queue.back(booking, "interrupted before its run began")
-                self._tell("warning", "calendar", f"{booking.title} was interrupted before its run began; queued again")
-            elif booking.run_id not in resumed:
-                run = self._log.run(booking.run_id)
-                ended = run.state if run.ended is not None else f"interrupted while {run.state}"
-                self._queue.ended(booking, well=run.state == State.FINISHED, reason=_how(run.id, ended, run.reason))
-        of_run = {booking.run_id: booking for booking in running}
-        self._interrupted = [(found, of_run.get(found.run_id)) for found in interrupted]
-
-    def _play_on(self) -> None:
-        """Play what comes next on every instrument that is free: what was interrupted before what is queued."""
-        for found, booking in list(self._interrupted):
-            if found.instrument not in self._stages:
-                self._interrupted.remove((found, booking))
-                self._open_stage(found.instrument, found.play, booking, f"resume {found.run_id}")
-        waiting = [found.instrument for found, _ in self._interrupted]
-        while (booking := self._queue.take([*self._stages, *waiting])) is not None:
-            self._open_stage(booking.instrument, self._beginning(booking), booking, f"play {booking.instrument}")
-
-    def _beginning(self, booking: Booking) -> Callable[[], AbstractContextManager[Playing]]:
-        return lambda: self._play(booking)
-
-    def _open_stage(
-        self,
-        instrument: str,
-        begin: Callable[[], AbstractContextManager[Playing]],
-        booking: Booking | None,
-        name: str,
-    ) -> None:
-        stage = _Stage(instrument, threading.Thread(target=lambda: self._perform(stage, begin), name=name))
-        stage.booking = booking
-        self._stages[instrument] = stage
-        stage.thread.start()
-
-    def _perform(self, stage: _Stage, begin: Callable[[], AbstractContextManager[Playing]]) -> None:
-        """Play one run to its end; the thread of a stage. What happens to it is told, and never raised."""
-        booking, well, reason = stage.booking, False, ""
-        try:
-            if self._idle is not None and self._idle.name == stage.instrument and not self._idle.stop():
-                raise RunError(f"{stage.instrument} is not let go of by the watch while idle; see its devices")
-            with begin() as playing:
-                outcome = self._attend(stage, playing)
-                well, reason = outcome.state is State.FINISHED, _how(playing.run_id, outcome.state, outcome.reason)
-        except Owned as error:
-            if booking is not None and self._put_back(booking, str(error)):
-                booking = None
-        except Exception as error:  # noqa: BLE001  one run that cannot begin must not end the server
-            reason = f"{reason}; {error}".removeprefix("; ") or type(error).__name__
-            what = booking.title if booking is not None else stage.instrument
-            self._tell("error", "calendar", f"{what}: {error or type(error).__name__}")
-        finally:
-            with self._lock:
-                if booking is not None:
-                    self._unsettled.append((booking, well, reason))
-                self._stages.pop(stage.instrument, None)
-            self._wake.set()
-
-    def _attend(self, stage: _Stage, playing: Playing) -> Outcome:
-        """Wait for a run's end."""
-        with self._lock:
-            stage.playing = playing
-        if stage.asked:
-            playing.engine.abort(stage.asked[0])
-        noted = stage.booking is None
-        while not playing.wait(self._settings.tick):
-            noted = noted or self._note_began(stage.booking, playing.run_id)
-        if not noted:
-            self._note_began(stage.booking, playing.run_id)
-        return playing.finish()
-
-    def _note_began(self, booking: Booking | None, run_id: str) -> bool:
-        with suppress(RilievoError):  # the run does not wait for the database; the note is made when it answers
-            if booking is not None:
-                self._queue.began(booking, run_id)
-            return True
-        return False
-
-    def _put_back(self, booking: Booking, reason: str) -> bool:
-        """Queue a booking again whose instrument another process has; a little later, so as not to ask at once."""
-        self._clock.sleep(min(5.0, 4 * self._settings.tick))
-        with suppress(RilievoError):
-            self._queue.back(booking, reason)
-            return True
-        return False
-
-    def _settle(self) -> None:
-        """Enter what became of bookings; after an error of the database, with the next look."""
-        while self._unsettled:
-            booking, well, reason = self._unsettled[0]
-            self._queue.ended(booking, well=well, reason="" if well else reason)
-            self._unsettled.pop(0)
-
-    def _watch_idle(self) -> None:
-        if self._idle is not None and self._idle.name not in self._stages and not self._closing:
-            self._idle.start()
-
     def _tell(self, level: str, kind: str, message: str) -> None:
         with suppress(RilievoError):  # a database that does not answer is told by the alerts
             self._log.event(None, self._clock.now(), level, kind, message)
@@ -448,20 +258,11 @@ class Server:
     @property
     def state(self) -> dict[str, Any]:
         """What the server does, as JSON data."""
-        with self._lock:
-            playing = [
-                {
-                    "instrument": stage.instrument,
-                    "run": None if stage.playing is None else stage.playing.run_id,
-                    "booking": None if stage.booking is None else stage.booking.id,
-                }
-                for stage in self._stages.values()
-            ]
         return {
             "since": None if self._began is None else self._began.isoformat(),
             "closing": self._closing,
             "wrong": self.wrong(),
-            "playing": playing,
+            "playing": self._stages.to_json(),
             "idle": self._idle.name if self._idle is not None and self._idle.watching else None,
         }
 
@@ -485,27 +286,16 @@ class Server:
 
     def pause(self, run_id: str) -> None:
         """Pause a run."""
-        self._controls(run_id).pause()
+        self._stages.controls(run_id).pause()
 
     def resume(self, run_id: str) -> None:
         """Let a run go on."""
-        self._controls(run_id).resume()
+        self._stages.controls(run_id).resume()
 
     def stop(self, run_id: str, reason: str = "stopped on request") -> None:
         """End a run after the frame that is being taken, through the cleanup."""
-        self._controls(run_id).stop(reason)
+        self._stages.controls(run_id).stop(reason)
 
     def abort(self, run_id: str, reason: str = "aborted on request") -> None:
         """End a run at once, through the cleanup."""
-        self._controls(run_id).abort(reason)
-
-    def _controls(self, run_id: str) -> Controls:
-        with self._lock:
-            playing = {stage.playing.run_id: stage.playing for stage in self._stages.values() if stage.playing}
-        if run_id not in playing:
-            raise RunError(f"run {run_id} is not being played; what is: {', '.join(playing) or 'nothing'}")
-        return playing[run_id].engine
-
-
-def _how(run_id: str, state: str, reason: str) -> str:
-    return f"run {run_id} ended {state}{f': {reason}' if reason else ''}"
+        self._stages.controls(run_id).abort(reason)

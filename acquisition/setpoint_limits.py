@@ -64,6 +64,25 @@ class SetpointLimits:
             yield from self._ramp(step.ramp, (*at, "ramp"))
         for name, value in (step.settings or {}).items():
             yield from self._setting(name, value, (*at, "set", name))
+        yield from self._adjustments(step, at)
+
+    def _adjustments(self, step: Step, at: Address) -> Iterator[Finding]:
+        """Yield what an adjustment would ask of the column beyond its limits."""
+        column = self._instrument.column
+        if step.beam_check is not None and step.beam_check.current is not None:
+            yield from _beyond(column.probe_current, step.beam_check.current, (*at, "beam_check", "current"))
+        for verb, text in (("autofocus", step.autofocus), ("stigmation", step.stigmation)):
+            parameter = column.focus if verb == "autofocus" else column.stigmator_x
+            room = quantity(parameter.limits.high - parameter.limits.low, parameter.unit)
+            if text is not None and si(text.range) > si(room):
+                widest = format_quantity(_in_unit(room, text.range))
+                yield (
+                    (*at, verb, "range"),
+                    f"{_plain(text.range)} is wider than {parameter.name} reaches; {widest} at most",
+                )
+        if step.series is not None and step.series.correct_drift is not None:
+            where = (*at, "series", "correct_drift", "limit")
+            yield from _beyond(column.beam_shift_x, step.series.correct_drift.limit, where)
 
     def _ramp(self, ramp: RampText, at: Address) -> Iterator[Finding]:
         heater, highest = self._instrument.heater, self._limits.heater

@@ -6,20 +6,27 @@ What a step does stands in its verb. ``gas`` may stand with one other verb and t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from acquisition.actions import FIGURES, AnyQuantity, Comparison, Condition, Imaging, Interruption
+from acquisition.actions import Imaging, Interruption
+from acquisition.adjustments import AutofocusText, BalanceText, BeamCheckText, DriftText, StigmationText
+from acquisition.conditional import PaceText, StopText, WhenText
 from acquisition.imaging import ImagingChange
-from acquisition.written import Beyond, Count, Rate, Share, Text, While, Written, above_zero, refuse
-from drivers.units import Q, Temperature, TemperatureDifference, format_quantity, si
+from acquisition.written import Count, Interval, Rate, Share, Text, While, Written, above_zero, refuse
+from drivers.units import AnyQuantity, Q, Temperature, TemperatureDifference, format_quantity, si
 
 MAXIMUM_REPEATS = 10_000
 MAXIMUM_ACTIONS = 1_000_000
 
-VERBS = ("note", "set", "gas", "ramp", "hold", "purge", "dark", "frame", "frames", "series", "repeat")
+VERBS = (
+    "note", "set", "gas", "ramp", "hold", "purge", "dark", "frame", "frames", "series", "repeat",
+    "autofocus", "stigmation", "balance", "beam_check", "when",
+)  # fmt: skip
+LOOKING = ("autofocus", "stigmation", "balance")
+"""Verbs that take frames which are not kept."""
 AFTER_GAS = ("ramp", "hold", "dark", "frame", "frames", "series")
 
 
@@ -54,42 +61,14 @@ class PurgeText(Written):
         return self
 
 
-class StopText(Written):
-    """What ends a series early: one figure of the live reconstruction, and where it has seen enough."""
-
-    coverage: Annotated[tuple[Comparison, Q], Beyond(FIGURES["coverage"])] | None = Field(
-        None, description="Share of the surface that the oxide covers, 0 to 1.", examples=["above 0.95"]
-    )
-    roughness: Annotated[tuple[Comparison, Q], Beyond(FIGURES["roughness"])] | None = Field(
-        None, description="Root mean square height Sq.", examples=["above 20 nm"]
-    )
-
-    @field_validator("coverage")
-    @classmethod
-    def _share(cls, value: tuple[Comparison, Q]) -> tuple[Comparison, Q]:
-        if not 0 < si(value[1]) < 1:
-            raise refuse(
-                f"a coverage lies between 0 and 1; {value[0]} {format_quantity(value[1])} is never or always met"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _one(self) -> StopText:
-        if len(self.model_fields_set) != 1:
-            raise refuse(f"expected one condition, such as {{coverage: above 0.95}}; got {len(self.model_fields_set)}")
-        return self
-
-    def condition(self) -> Condition:
-        """Return it as the engine takes it."""
-        (figure,) = self.model_fields_set
-        comparison, threshold = getattr(self, figure)
-        return Condition(figure=figure, comparison=comparison, threshold=threshold)
-
-
 class SeriesText(Written):
     """Frames at equal times: the first at once, the next ones after every interval, the last at the end."""
 
-    every: While = Field(description="From the start of a frame to the start of the next.", examples=["30 s"])
+    every: Annotated[Q | PaceText, Interval(PaceText)] = Field(
+        description="From the start of a frame to the start of the next; or how it shortens while the surface changes "
+        "fast.",
+        examples=["30 s", {"at_most": "60 s", "at_least": "10 s", "faster_when": {"coverage_rate": "above 0.02 /min"}}],
+    )
     duration: While | None = Field(
         None,
         alias="for",
@@ -97,19 +76,23 @@ class SeriesText(Written):
         examples=["2 h"],
     )
     number: Annotated[int, Count(1, MAXIMUM_ACTIONS)] | None = Field(
-        None, alias="count", description="How many frames, in place of for.", examples=[60]
+        None, alias="count", description="How many frames, in place of for; at most, where every varies.", examples=[60]
     )
     stop_when: StopText | None = Field(
         None, description="What ends the series early.", examples=[{"coverage": "above 0.95"}]
+    )
+    correct_drift: DriftText | None = Field(
+        None, description="Keeps the field where it was.", examples=[{"every": 10, "limit": "2 um"}]
     )
 
     @field_validator("duration")
     @classmethod
     def _room(cls, value: Q, info: ValidationInfo) -> Q:
         every = info.data.get("every")
-        if every is not None and si(every) > si(value) * (1 + 1e-9):
+        longest = every.at_most if isinstance(every, PaceText) else every
+        if longest is not None and si(longest) > si(value) * (1 + 1e-9):
             raise refuse(
-                f"{format_quantity(value)} is shorter than every {format_quantity(every)}: that is a single frame; "
+                f"{format_quantity(value)} is shorter than every {format_quantity(longest)}: that is a single frame; "
                 "write frame: true, or a longer time"
             )
         return value
@@ -124,11 +107,32 @@ class SeriesText(Written):
         return self
 
     @property
+    def pace(self) -> PaceText | None:
+        """How the time between frames varies; None where it does not."""
+        return self.every if isinstance(self.every, PaceText) else None
+
+    @property
+    def longest(self) -> Q:
+        """Longest time between frames."""
+        return self.every.at_most if isinstance(self.every, PaceText) else self.every
+
+    @property
+    def shortest(self) -> Q:
+        """Shortest time between frames."""
+        return self.every.at_least if isinstance(self.every, PaceText) else self.every
+
+    @property
     def count(self) -> int:
-        """Frames when nothing stops the series; those at the start and at the end of ``for`` both count."""
+        """Frames when nothing stops the series, at most; those at the start and at the end of ``for`` both count."""
         if self.duration is None:
             return self.number or 0
-        return int(si(self.duration) / si(self.every) + 1e-9) + 1
+        return int(si(self.duration) / si(self.shortest) + 1e-9) + 1
+
+    @property
+    def actions(self) -> int:
+        """How many actions the series becomes."""
+        corrections = 0 if self.correct_drift is None else (self.count - 1) // self.correct_drift.every + 1
+        return 1 + self.count + corrections
 
 
 def verbs_of(keys: Iterable[str]) -> tuple[str, ...]:
@@ -147,6 +151,11 @@ def verb_problem(keys: Iterable[str]) -> str | None:
     """
     given = set(keys)
     verbs = verbs_of(given)
+    for branch in ("then", "else"):
+        if branch in given and "when" not in given:
+            return f"{branch} needs when: write what it hangs on, such as when: {{coverage: above 0.5, …}}"
+    if "when" in given and not given & {"then", "else"}:
+        return "when needs then or else: write what is done"
     if "steps" in given and "repeat" not in given:
         return "steps inside a step need repeat: write how often, such as repeat: 3"
     if "repeat" in given and "steps" not in given:
@@ -228,6 +237,29 @@ class Step(Written):
     steps: Annotated[tuple[Step, ...], AfterValidator(not_empty)] | None = Field(
         None, description="What repeat repeats."
     )
+    autofocus: AutofocusText | None = Field(
+        None, description="Search for the focus.", examples=[{"range": "40 um", "frames": 9, "at": {"x": "12 um"}}]
+    )
+    stigmation: StigmationText | None = Field(
+        None, description="Search for the stigmators.", examples=[{"range": "80 %", "frames": 9}]
+    )
+    balance: BalanceText | None = Field(
+        None, description="Set brightness and contrast of each segment.", examples=[{"dark": "2 %", "bright": "60 %"}]
+    )
+    beam_check: BeamCheckText | None = Field(
+        None, description="Check the probe current.", examples=[{"within": "5 %", "otherwise": "suspend"}]
+    )
+    when: WhenText | None = Field(
+        None,
+        description="Choose between then and else by a figure of the live reconstruction.",
+        examples=[{"coverage": "above 0.5", "within": "60 s", "otherwise": "else"}],
+    )
+    then: Annotated[tuple[Step, ...], AfterValidator(not_empty)] | None = Field(
+        None, description="What is done when it is met."
+    )
+    other: Annotated[tuple[Step, ...], AfterValidator(not_empty)] | None = Field(
+        None, alias="else", description="What is done when it is not met."
+    )
 
     @model_validator(mode="after")
     def _verbs(self) -> Step:
@@ -239,8 +271,20 @@ class Step(Written):
 
     @property
     def images(self) -> bool:
-        """Whether the step itself takes frames, dark ones included."""
+        """Whether the step itself takes frames, dark ones and those that are not kept included."""
+        return self.keeps_frames or any(getattr(self, verb) is not None for verb in LOOKING)
+
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether the step itself takes frames that are kept, dark ones included."""
         return any(verb is not None for verb in (self.dark, self.frame, self.frames, self.series))
+
+    @property
+    def inner(self) -> Iterator[tuple[str, tuple[Step, ...]]]:
+        """The lists of steps inside this one, each with its key."""
+        for key, steps in (("steps", self.steps), ("then", self.then), ("else", self.other)):
+            if steps is not None:
+                yield key, steps
 
     def changed(self, base: Imaging | None) -> Imaging | None:
         """Return the imaging that holds within the step."""
@@ -250,6 +294,9 @@ class Step(Written):
         """Return how many actions the step becomes, changes of the imaging left out."""
         if self.repeat is not None and self.steps is not None:
             return self.repeat * sum(step.count_actions() for step in self.steps)
+        if self.when is not None:
+            return 1 + sum(step.count_actions() for _, steps in self.inner for step in steps)
         own = (self.gas is not None) + (self.ramp is not None) + (self.hold is not None) + (self.dark is not None)
         own += (self.frame is not None) + (self.note is not None) + 2 * (self.purge is not None) + (self.frames or 0)
-        return own + len(self.settings or ()) + (self.series.count + 1 if self.series is not None else 0)
+        adjusting = sum(getattr(self, verb) is not None for verb in (*LOOKING, "beam_check"))
+        return own + len(self.settings or ()) + (self.series.actions if self.series is not None else 0) + adjusting

@@ -319,6 +319,7 @@ def show_summary(body: Mapping[str, Any]) -> None:
         ("heights", f"{frames['heights']} made, {frames['failed']} failed, {frames['left_out']} left out"),
         ("actions", ", ".join(f"{count} {state}" for state, count in body["actions"].items())),
     ]
+    facts += [("alerts", text) for text in _undelivered(body["alerts"])]
     facts += [(name, _figure_text(figure)) for name, figure in body["figures"].items()]
     out.print(table(("", ""), [(Text(str(name), style="dim"), value) for name, value in facts]))
     levels = {"warning": "yellow", "error": "red"}
@@ -327,6 +328,14 @@ def show_summary(body: Mapping[str, Any]) -> None:
         for event in body["events"]
     ]
     out.print(table(("time (UTC)", "", "event"), rows))
+
+
+def _undelivered(alerts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which ways were not told, a line each; and how often the others were."""
+    sent = sum(alert["state"] == "sent" for alert in alerts)
+    missing = [alert for alert in alerts if alert["state"] != "sent"]
+    told = [f"{alert['way']} was not told yet: {alert['title']} ({alert['error'] or 'waits'})" for alert in missing]
+    return [*([f"{sent} delivered"] if sent else []), *told]
 
 
 def _moment(text: str) -> str:

@@ -6,10 +6,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from acquisition.actions import Acquire, Action, BeginSeries, Configure, Dark, Hold, Imaging, Note, Ramp, Set, SetGas
+from acquisition.actions import (
+    Acquire,
+    Action,
+    Autofocus,
+    Balance,
+    BeamCheck,
+    BeginSeries,
+    Configure,
+    CorrectDrift,
+    Dark,
+    Decide,
+    Hold,
+    Imaging,
+    Note,
+    Ramp,
+    Set,
+    SetGas,
+    Stigmation,
+)
+from acquisition.conditions import Condition
 from acquisition.dry_run import DryRun
+from acquisition.effort import lit_frames
 from acquisition.gas_rules import is_reactive
 from acquisition.timing import Moment
+from acquisition.wording import duration_text
 from drivers.units import Q, format_quantity, si
 
 GLOW = 50.0
@@ -53,13 +74,43 @@ def label(action: Action) -> str:
         case Dark():
             return f"{action.frames} dark frame{'s' if action.frames > 1 else ''}"
         case BeginSeries():
-            return f"series of {action.count} frames, one every {format_quantity(action.every)}"
+            return _series(action)
         case Acquire():
             return f"frame {action.number + 1}"
         case Set():
             return f"set {action.parameter} to {format_quantity(action.value)}"
         case Note():
             return action.text
+        case Autofocus() | Stigmation() | Balance() | BeamCheck() | CorrectDrift() | Decide():
+            return _adjusting(action)
+
+
+def condition_text(condition: Condition) -> str:
+    """Return a condition in words: ``coverage above 0.5``."""
+    return f"{condition.figure.replace('_', ' ')} {condition.comparison} {format_quantity(condition.threshold)}"
+
+
+def _series(action: BeginSeries) -> str:
+    if action.pace is None:
+        return f"series of {action.count} frames, one every {format_quantity(action.every)}"
+    every = f"{format_quantity(action.pace.at_least)} to {format_quantity(action.every)}"
+    return f"series of {action.count} frames at most, one every {every}"
+
+
+def _adjusting(action: Autofocus | Stigmation | Balance | BeamCheck | CorrectDrift | Decide) -> str:
+    match action:
+        case Autofocus():
+            return f"autofocus over {format_quantity(action.range)}, {lit_frames(action)} frames at most"
+        case Stigmation():
+            return f"stigmation over {format_quantity(action.range)}, {lit_frames(action)} frames at most"
+        case Balance():
+            return f"brightness and contrast, {lit_frames(action)} frames at most"
+        case BeamCheck():
+            return f"probe current within {format_quantity(action.within)} of {format_quantity(action.current)}"
+        case CorrectDrift():
+            return f"drift correction by {action.by.replace('_', ' ')}"
+        case Decide():
+            return f"decision: {condition_text(action.condition)}"
 
 
 def rate_text(rate: Q) -> str:
@@ -102,6 +153,19 @@ def _stops(moments: Iterable[Moment]) -> Iterator[str]:
             stop = moment.action.stop_when
             name = moment.action.name or moment.action.address
             yield f"{name} may end early: when {stop.figure} is {stop.comparison} {format_quantity(stop.threshold)}"
+        if isinstance(moment.action, BeginSeries) and moment.action.pace is not None:
+            yield _pace(moment.action)
+
+
+def _pace(action: BeginSeries) -> str:
+    """Return how far the frames or the duration of a series may vary with its pace."""
+    assert action.pace is not None  # noqa: S101  whoever calls has looked
+    name, shortest, longest = action.name or action.address, si(action.pace.at_least), si(action.every)
+    if action.duration is not None:
+        fewest = int(si(action.duration) / longest + 1e-9) + 1
+        return f"{name} takes from {fewest} to {action.count} frames, as fast as the surface changes"
+    low, high = (duration_text((action.count - 1) * interval) for interval in (shortest, longest))
+    return f"{name} lasts from {low} to {high}, as fast as the surface changes"
 
 
 @dataclass
@@ -138,6 +202,8 @@ def _darks(moments: Iterable[Moment]) -> Iterator[str]:
             measured, told = _Offsets(moment.temperature, _dwell_time(moment)), None
         elif isinstance(action, Set) and measured is not None and action.parameter.startswith("detector."):
             measured.moved = action.parameter
+        elif isinstance(action, Balance) and measured is not None:
+            measured.moved = "brightness"
         elif isinstance(action, Acquire | BeginSeries):
             reason = _NO_DARKS if measured is None else measured.stale(moment)
             if reason is not None and reason != told:

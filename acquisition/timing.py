@@ -6,16 +6,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from acquisition import effort
 from acquisition.actions import (
     Acquire,
     Action,
+    Autofocus,
+    Balance,
     BeginSeries,
     Configure,
+    CorrectDrift,
     Dark,
     Hold,
     Imaging,
     Ramp,
     SetGas,
+    Stigmation,
 )
 from drivers.contract import Instrument, ScanTiming
 from drivers.units import Q, parse_quantity, si
@@ -112,11 +117,17 @@ class Moment:
         return self.start + self.duration
 
 
+def _series(action: BeginSeries, frame: float) -> float:
+    """Return how long a series takes at most, s."""
+    longest = (action.count - 1) * max(si(action.every), frame) + frame
+    return longest if action.duration is None else min(longest, si(action.duration) + frame)
+
+
 def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
     """Yield every action at its time; a series is one stretch, and its frames are not yielded one by one.
 
     Frame n of a series begins n·every after the series did, or as soon as the one before it has ended; the series
-    ends with its last frame.
+    ends with its last frame. Of a pace, the longest time between frames counts.
     """
     now, temperature, frame = 0.0, timing.start_temperature, 0.0
     imaging: Imaging | None = None
@@ -124,12 +135,12 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
     for action in actions:
         duration = 0.0
         match action:
+            case Acquire() | CorrectDrift() if action.group is not None:
+                continue
             case Acquire():
-                if action.group is not None:
-                    continue
                 duration = frame
             case BeginSeries():
-                duration = (action.count - 1) * max(si(action.every), frame) + frame
+                duration = _series(action, frame)
             case Configure():
                 imaging = action.imaging
                 frame = timing.frame(imaging)
@@ -143,7 +154,9 @@ def play(actions: Iterable[Action], timing: Timing) -> Iterator[Moment]:
                 duration = si(action.duration)
             case Dark():
                 duration = action.frames * frame
+            case Autofocus() | Stigmation() | Balance():
+                duration = effort.seconds(action, timing.frame(action.imaging))
             case _:
-                pass
+                duration = effort.seconds(action, frame)
         yield Moment(action, now, duration, temperature, imaging)
         now += duration

@@ -109,7 +109,7 @@ def zone_of(name: str) -> tzinfo:
 
 
 def parse_at(text: str, now: datetime, zone: str) -> At:
-    """Read a moment: ``22:00`` (the next one), or a date with a time, with or without an offset.
+    """Read a moment: ``now``, ``22:00`` (the next one), or a date with a time, with or without an offset.
 
     >>> parse_at("22:00", datetime(2026, 1, 1, 21, 30, tzinfo=UTC), "Europe/Rome").moment.isoformat()
     '2026-01-02T21:00:00+00:00'
@@ -120,6 +120,8 @@ def parse_at(text: str, now: datetime, zone: str) -> At:
         For what is no moment, has passed, or is left out or comes twice when the clocks change.
     """
     local = zone_of(zone)
+    if text.strip() == "now":
+        return At(now, zone)
     time = _TIME.fullmatch(text.strip())
     if time is not None:
         today = now.astimezone(local).date()
@@ -133,7 +135,8 @@ def parse_at(text: str, now: datetime, zone: str) -> At:
         given = datetime.fromisoformat(text.strip())
     except ValueError:
         raise InputError(
-            f"expected a time such as 22:00, or a date with a time such as {now:%Y-%m-%d}T22:00; got {text!r}", "--at"
+            f"expected now, a time such as 22:00, or a date with a time such as {now:%Y-%m-%d}T22:00; got {text!r}",
+            "--at",
         ) from None
     if "T" not in text and " " not in text.strip():
         raise InputError(f"{text} has no time of day; write {text.strip()}T22:00", "--at")

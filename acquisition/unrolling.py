@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from acquisition.actions import (
     Acquire,
     Action,
+    Autofocus,
+    Balance,
+    BeamCheck,
     BeginSeries,
+    Branch,
     Configure,
+    CorrectDrift,
     Dark,
+    Decide,
     Hold,
     Imaging,
     Interruption,
@@ -18,6 +25,7 @@ from acquisition.actions import (
     Ramp,
     Set,
     SetGas,
+    Stigmation,
 )
 from acquisition.steps import SeriesText, Step
 from drivers.document import Address
@@ -42,7 +50,7 @@ def unroll(steps: tuple[Step, ...], imaging: Imaging | None, *, series: bool = T
     if imaging is not None:
         unrolled.configure(imaging, {"address": ""})
     for index, step in enumerate(steps):
-        unrolled.step(step, f"steps[{index}]", imaging, "continue", "")
+        unrolled.step(step, f"steps[{index}]", imaging, _Inherited())
     return tuple(unrolled.actions)
 
 
@@ -60,28 +68,71 @@ class _Unrolled:
             self.actions.append(Configure(**{**common, "address": address}, imaging=imaging))
             self.standing = imaging
 
-    def step(self, step: Step, at: str, base: Imaging | None, inherited: Interruption, name: str) -> None:
+    def step(self, step: Step, at: str, base: Imaging | None, given: _Inherited) -> None:
         imaging = step.changed(base)
-        interruption = step.on_interruption or inherited
-        name = step.name or name
+        given = given.within(step)
         if step.repeat is not None:
             for turn in range(step.repeat):
                 for index, inner in enumerate(step.steps or ()):
-                    self.step(inner, f"{at}.repeat[{turn}].steps[{index}]", imaging, interruption, name)
+                    self.step(inner, f"{at}.repeat[{turn}].steps[{index}]", imaging, given)
             return
-        common: dict[str, Any] = {"address": at, "name": name, "on_interruption": interruption}
+        if step.when is not None:
+            self.branches(step, at, imaging, given)
+            return
         if step.images and imaging is not None:
-            self.configure(imaging, common)
-        common = {"name": name, "on_interruption": interruption}
-        self.actions.extend(_actions(step, at, common))
+            self.configure(imaging, {"address": at, **given.common})
+        self.actions.extend(_actions(step, at, given.common, imaging))
         if step.series is not None:
-            begin = _begin(step.series, f"{at}.series", common)
+            begin = _begin(step.series, f"{at}.series", given.common)
             self.actions.append(begin)
             if self.series:
-                self.actions.extend(_frames(begin, common))
+                self.actions.extend(_frames(begin, step.series, given.common))
+
+    def branches(self, step: Step, at: str, imaging: Imaging | None, given: _Inherited) -> None:
+        """Add a decision and both its branches, of which one is played."""
+        assert step.when is not None  # noqa: S101  whoever calls has looked
+        decision = f"{at}.when"
+        self.actions.append(
+            Decide(
+                address=decision,
+                condition=step.when.condition(),
+                within=step.when.within,
+                otherwise=step.when.otherwise,
+                at_most=step.when.at_most,
+                **given.common,
+            )
+        )
+        before, ends = self.standing, {}
+        named: tuple[tuple[Branch, tuple[Step, ...]], ...] = (("then", step.then or ()), ("else", step.other or ()))
+        for branch, steps in named:
+            self.standing = before
+            for index, inner in enumerate(steps):
+                self.step(inner, f"{at}.{branch}[{index}]", imaging, given.on(decision, branch))
+            ends[branch] = self.standing
+        # How the beam stands depends on the branch: where they differ, it is set anew before the next frame.
+        self.standing = ends["then"] if ends["then"] == ends["else"] else None
 
 
-def _actions(step: Step, at: str, common: dict[str, Any]) -> Iterator[Action]:
+@dataclass(frozen=True)
+class _Inherited:
+    """What a step hands down to those inside it."""
+
+    name: str = ""
+    interruption: Interruption = "continue"
+    needs: tuple[str, Branch] | None = None
+
+    def within(self, step: Step) -> _Inherited:
+        return replace(self, name=step.name or self.name, interruption=step.on_interruption or self.interruption)
+
+    def on(self, decision: str, branch: Branch) -> _Inherited:
+        return replace(self, needs=(decision, branch))
+
+    @property
+    def common(self) -> dict[str, Any]:
+        return {"name": self.name, "on_interruption": self.interruption, "needs": self.needs}
+
+
+def _actions(step: Step, at: str, common: dict[str, Any], imaging: Imaging | None) -> Iterator[Action]:
     """Yield the actions of a step, its repeat or series left out, in the order in which they happen."""
     if step.note is not None:
         yield Note(address=f"{at}.note", text=step.note, **common)
@@ -98,6 +149,7 @@ def _actions(step: Step, at: str, common: dict[str, Any]) -> Iterator[Action]:
         yield Ramp(address=f"{at}.ramp", target=step.ramp.heater, rate=step.ramp.rate, **given, **common)
     if step.hold is not None:
         yield Hold(address=f"{at}.hold", duration=step.hold, **common)
+    yield from _adjustments(step, at, common, imaging)
     if step.dark is not None:
         yield Dark(address=f"{at}.dark", frames=step.dark, **common)
     if step.frame is not None:
@@ -106,13 +158,54 @@ def _actions(step: Step, at: str, common: dict[str, Any]) -> Iterator[Action]:
         yield Acquire(address=f"{at}.frames[{number}]", number=number, **common)
 
 
+def _adjustments(step: Step, at: str, common: dict[str, Any], imaging: Imaging | None) -> Iterator[Action]:
+    if step.beam_check is not None:
+        check = step.beam_check
+        current = check.current or (imaging.probe_current if imaging is not None else None)
+        given = {name: getattr(check, name) for name in ("within", "readings", "otherwise")}
+        yield BeamCheck(address=f"{at}.beam_check", current=current, **given, **common)
+    if imaging is None:
+        return
+    if step.balance is not None:
+        levels = {name: getattr(step.balance, name) for name in ("dark", "bright", "percentile", "tolerance", "rounds")}
+        yield Balance(address=f"{at}.balance", imaging=step.balance.look(imaging), **levels, **common)
+    if step.autofocus is not None:
+        yield Autofocus(address=f"{at}.autofocus", **step.autofocus.arguments(imaging), **common)
+    if step.stigmation is not None:
+        yield Stigmation(address=f"{at}.stigmation", **step.stigmation.arguments(imaging), **common)
+
+
 def _begin(series: SeriesText, at: str, common: dict[str, Any]) -> BeginSeries:
+    varying: dict[str, Any] = {}
+    if series.pace is not None:
+        varying = {"pace": series.pace.pace(), "duration": series.duration}
     condition = series.stop_when.condition() if series.stop_when is not None else None
-    return BeginSeries(address=at, every=series.every, count=series.count, stop_when=condition, **common)
+    return BeginSeries(address=at, every=series.longest, count=series.count, stop_when=condition, **varying, **common)
 
 
-def _frames(series: BeginSeries, common: dict[str, Any]) -> Iterator[Acquire]:
-    group, every = series.address, si(series.every)
+def _frames(series: BeginSeries, written: SeriesText, common: dict[str, Any]) -> Iterator[Acquire | CorrectDrift]:
+    corrections = _corrections(series, written, common)
+    for frame in _exposures(series, common):
+        yield frame
+        if written.correct_drift is not None and frame.number % written.correct_drift.every == 0:
+            yield next(corrections)
+
+
+def _corrections(series: BeginSeries, written: SeriesText, common: dict[str, Any]) -> Iterator[CorrectDrift]:
+    """Yield the corrections of the drift, each after its frame; the first only takes its frame for the anchor."""
+    drift = written.correct_drift
+    if drift is None:
+        return
+    group, previous = series.address, None
+    given = {"by": drift.by, "limit": drift.limit, "anchor": drift.anchor}
+    for number in range(0, series.count, drift.every):
+        address = f"{group}[{number}].drift"
+        yield CorrectDrift(address=address, group=group, number=number, previous=previous, **given, **common)
+        previous = address
+
+
+def _exposures(series: BeginSeries, common: dict[str, Any]) -> Iterator[Acquire]:
+    group, every = series.address, si(series.every if series.pace is None else series.pace.at_least)
     first = Acquire(address=f"{group}[0]", group=group, offset=quantity(0.0, "s"), **common)
     yield first
     for number in range(1, series.count):
@@ -128,6 +221,8 @@ def place_of(address: str) -> Address:
     ('steps', 7, 'steps', 1, 'series')
     >>> place_of("steps[2].set.column.focus")
     ('steps', 2, 'set', 'column.focus')
+    >>> place_of("steps[4].then[0].series[10].drift")
+    ('steps', 4, 'then', 0, 'series', 'correct_drift')
     """
     place: list[str | int] = []
     rest = address
@@ -137,8 +232,10 @@ def place_of(address: str) -> Address:
             break
         part, _, rest = rest.partition(".")
         word, _, index = part.partition("[")
-        if word == "steps":
-            place += ["steps", int(index[:-1])]
+        if word in ("steps", "then", "else"):
+            place += [word, int(index[:-1])]
+        elif word == "drift":
+            place.append("correct_drift")
         elif word != "repeat":
             place.append(word)
     if len(place) > 2 and place[-2] == "purge":

@@ -9,7 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from acquisition.actions import Acquire, Action, Configure, Dark, Hold, Imaging, Ramp, Set, SetGas
+from acquisition import effort
+from acquisition.actions import (
+    Acquire,
+    Action,
+    Autofocus,
+    Balance,
+    Configure,
+    Dark,
+    Hold,
+    Imaging,
+    Ramp,
+    Set,
+    SetGas,
+    Stigmation,
+)
 from acquisition.timing import Timing
 from drivers.clock import Clock
 from drivers.contract import Instrument
@@ -168,10 +182,18 @@ class Pace:
                 return 0.0, self.timing.ramp(start, action)
             case Hold():
                 return si(action.duration), 0.0
-            case Acquire() | Dark():
-                count = action.frames if isinstance(action, Dark) else 1
-                return 0.0, 0.0 if self.imaging is None else count * self.timing.frame(self.imaging)
+            case Acquire():
+                return 0.0, self._frame
+            case Dark():
+                return 0.0, action.frames * self._frame
             case Set():
                 return 0.0, SETTLE
+            case Autofocus() | Stigmation() | Balance():
+                return 0.0, effort.seconds(action, self.timing.frame(action.imaging))
             case _:
-                return 0.0, 0.0
+                return 0.0, effort.seconds(action, self._frame)
+
+    @property
+    def _frame(self) -> float:
+        """How long a frame takes, s; nothing before there is imaging."""
+        return 0.0 if self.imaging is None else self.timing.frame(self.imaging)

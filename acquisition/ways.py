@@ -18,8 +18,6 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
 
 from acquisition.alert_settings import AlertSettings, MailText, WayText, WebhookText, read_secret
+from acquisition.message import Message
 from drivers.errors import RilievoError
 
 _MOST_READ = 10_000
@@ -38,49 +37,6 @@ class Undeliverable(RilievoError):
 
     code = "undeliverable"
     number = 520
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What somebody is told.
-
-    Attributes
-    ----------
-    key : str
-        The same on every attempt.
-    kind, level : str
-    title : str
-        One line.
-    text : str
-    time : datetime
-        UTC, of the first thing that it tells.
-    run_id : str or None
-    count : int
-        How many alerts it sums up.
-    """
-
-    key: str
-    kind: str
-    level: str
-    title: str
-    text: str
-    time: datetime
-    run_id: str | None = None
-    count: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the message as a webhook and a command get it; ``text`` is what chat programs show."""
-        return {
-            "key": self.key,
-            "kind": self.kind,
-            "level": self.level,
-            "title": self.title,
-            "text": f"{self.title}\n{self.text}".rstrip(),
-            "time": self.time.isoformat(),
-            "run": self.run_id,
-            "count": self.count,
-            "source": "rilievo",
-        }
 
 
 class Way(Protocol):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 from drivers.document import Strict
 from drivers.errors import QuantityError
-from drivers.units import Duration, Flow, Q, RampRate, format_quantity, parse_quantity, quantity_json, si
+from drivers.units import Dimension, Duration, Flow, Q, RampRate, format_quantity, parse_quantity, quantity_json, si
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 LONGEST = 366 * 86400.0
 """Of one step, s: longer is a slip of the unit."""
+
+
+_PER = re.compile(r"^(\S*?\d\.?)\s*/")
 
 
 def refuse(message: str) -> PydanticCustomError:
@@ -101,6 +106,8 @@ class Beyond:
 
         def validate(value: object) -> tuple[str, Q]:
             word, _, rest = str(value).strip().partition(" ")
+            if self.unit.startswith("1/"):
+                rest = _PER.sub(r"\1 1/", rest)  # 0.02 /min, as people write it
             if word not in ("above", "below"):
                 raise refuse(f"expected above or below and a value, such as {self.example}; got {value!r}")
             try:
@@ -118,6 +125,8 @@ class Beyond:
     @property
     def example(self) -> str:
         """One way to write it."""
+        if self.unit.startswith("1/"):
+            return f"above 0.02 {self.unit[1:]}"
         return f"above 20 {self.unit}" if self.unit else "above 0.95"
 
     def __get_pydantic_json_schema__(
@@ -125,6 +134,33 @@ class Beyond:
     ) -> JsonSchemaValue:
         """Describe the text form for editors."""
         return {"type": "string", "pattern": r"^\s*(above|below)\s+[+-]?[\d.].*$", "examples": [self.example]}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Pydantic metadata: a time such as ``30 s``, or keys that say how it varies."""
+
+    varying: type[BaseModel]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Read keys as the model, and anything else as a time."""
+        keys, time = handler.generate_schema(self.varying), handler.generate_schema(While)
+
+        def which(value: object) -> str:
+            mapping = isinstance(value, Mapping) and set(value) != {"value", "unit"}
+            return "keys" if mapping or isinstance(value, self.varying) else "time"
+
+        return core_schema.tagged_union_schema({"keys": keys, "time": time}, which)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe both forms for editors."""
+        choices: Any = schema
+        while "choices" not in choices:  # inside the validator that every key of a recipe has
+            choices = choices["schema"]
+        time = Dimension("second").__get_pydantic_json_schema__(schema, handler)
+        return {"anyOf": [time, handler(choices["choices"]["keys"])]}
 
 
 class Written(Strict):

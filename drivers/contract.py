@@ -510,10 +510,13 @@ class Instrument:
         its communication-loss setpoint (heater down, gas closed) by itself once nobody has spoken to it for so long,
         and returns a sentence that says what was armed; called with 0 it disarms. None where no device can.
     reconnect : callable
-        Tries a device again that cannot be reached; takes its role as in the instrument's file: ``heater``,
-        ``gases.O2``. The link alone is made anew: setpoints stay as the hardware has them, and nothing is sent.
+        Tries a device again that cannot be reached; takes its role as in the instrument's file (``heater``,
+        ``gases.O2``), or a name of its own as errors tell it (``heater.temperature``). The link alone is made anew:
+        setpoints stay as the hardware has them, and nothing is sent.
         Raises DeviceError when that fails, DeviceUnavailable where the driver has no way to do it, and InputError for
-        a role that there is not.
+        a device that there is not.
+    telemetry : float, s
+        Between two looks at all channels.
     """
 
     name: str
@@ -530,6 +533,7 @@ class Instrument:
     reconnect: Callable[[str], None] = _cannot_reconnect
     source: Document | None = None
     arm_loss: Callable[[float], str] | None = None
+    telemetry: float = 10.0
 
     def channels(self) -> dict[str, Readable]:
         """Return every figure that can be read, by name, in a fixed order."""

@@ -291,7 +291,7 @@ class _Builder:
                 continue
             seen.add(key)
             self.document.keys[place] = (mark.line + 1, mark.column + 1)
-            if not key_node.style:
+            if not key_node.style and key != "y":  # beside an x nobody takes it for true
                 self._refuse_surprise(key, place, mark)
             yield key, self.build(value_node, place)
 

@@ -160,6 +160,22 @@ class DeviceUnavailable(DeviceError):
     response = Response.RETRY
 
 
+class BeamError(DeviceError):
+    """The probe current is not what was asked for, and the recipe wants the run to end safely."""
+
+    code = "beam"
+    number = 210
+    response = Response.SAFE
+
+
+class BeamLost(BeamError):
+    """The probe current is not what was asked for, and the recipe waits for it to come back."""
+
+    code = "beam-lost"
+    number = 211
+    response = Response.PAUSE
+
+
 class StoreError(RilievoError):
     """A frame that could not be written or read back."""
 
@@ -192,6 +208,21 @@ class RunError(RilievoError):
     code = "run"
     number = 500
     exit_code = 2
+
+
+class DoseError(RunError):
+    """An area has had the dose that the recipe allows it."""
+
+    code = "dose"
+    number = 510
+    response = Response.ALERT
+
+
+class DecisionError(RunError):
+    """A decision could not be taken, and the recipe says that the run ends then."""
+
+    code = "decision"
+    number = 511
 
 
 def system_error(error: OSError) -> StoreError:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 CALL = 5.0
 """s that a call may take, unless the instrument's file says otherwise (``deadlines: {call: 5 s}``)."""
 RECONNECTION = 6.0
-"""Deadlines of a call that a reconnection may take: links are slow to come up."""
+"""Deadlines of a call that a reconnection may take, or letting go: links are slow to come up."""
 IN_A_ROW = 3
 """Calls given up one after the other from which on a device counts as unavailable."""
 MOST_LOST = 12

@@ -30,7 +30,7 @@ from drivers.contract import (
     SwitchBackend,
 )
 from drivers.errors import DeviceUnavailable, InputError
-from drivers.patience import CALL, Patience, is_prompt
+from drivers.patience import CALL, RECONNECTION, Patience, is_prompt
 
 SCAN_FACTOR = 1.5
 """A raster may take so many times as long as it should, and a call's deadline more."""
@@ -160,13 +160,14 @@ class Patients:
         """Take what drivers offer to make a device's link anew, by role."""
         self._again.update(functions)
 
-    def reconnect(self, role: str) -> None:
+    def reconnect(self, name: str) -> None:
         """Try a device again; see :class:`drivers.contract.Instrument`.
 
         A device of which too many calls had hung is tried again even where its driver offers nothing.
         """
-        if role not in self._of:
-            raise InputError(f"there is no device {role!r} on this instrument; there are {', '.join(self._of)}")
+        role = next((role for role in self._of if name == role or name.startswith(f"{role}.")), None)
+        if role is None:
+            raise InputError(f"there is no device {name!r} on this instrument; there are {', '.join(self._of)}")
         patience, function = self._of[role], self._again.get(role)
         if function is not None and is_prompt(function):
             function()
@@ -176,6 +177,23 @@ class Patients:
             raise DeviceUnavailable("its driver has no way to reconnect; check power and cable, and start again", role)
         for part in patience.values():
             part.reconnect(None, role)
+
+    def let_go(self, close: Callable[[], None], clock: Clock) -> None:
+        """Call what closes a driver, which may hang where there is hardware.
+
+        Raises
+        ------
+        DeviceTimeout
+            And whatever ``close`` raises.
+        """
+        if clock.virtual or is_prompt(close):
+            close()
+            return
+        patience = Patience("closing", clock, RECONNECTION * self._deadline)
+        try:
+            patience.call("letting go of the hardware", close)
+        finally:
+            patience.close()
 
     def close(self) -> None:
         """End all threads that do not hang."""

@@ -35,6 +35,8 @@ from drivers.safety import GuardFile, InterlockFile, SafePartFile, WatchdogFile
 from drivers.units import Angle, Duration, Energy, Length, Pressure, Q, format_quantity, quantity, si
 
 GROUP = "rilievo.drivers"
+TELEMETRY = (0.1, 600.0)
+"""Shortest and longest time between two looks at all channels, s."""
 Device = TypeVar("Device")
 Options = TypeVar("Options", bound=Strict)
 
@@ -131,6 +133,21 @@ class GasRulesFile(Strict):
     purge_at_least: Duration | None = None
 
 
+class TelemetryFile(Strict):
+    """How often all channels are read and logged."""
+
+    every: Duration
+
+    def impossible(self) -> Iterator[tuple[Address, str]]:
+        """Yield what cannot be, each with its place in the document."""
+        low, high = TELEMETRY
+        if not low <= si(self.every) <= high:
+            yield (
+                ("telemetry", "every"),
+                f"expected {low:g} s (10 Hz) to {high:g} s; got {format_quantity(self.every)}",
+            )
+
+
 class EnduranceFile(Strict):
     """How much a night on this instrument puts up with, where it differs from the program's own measure.
 
@@ -150,6 +167,7 @@ class InstrumentFile(Strict):
     name: str = Field(min_length=1, max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
     gas_rules: GasRulesFile | None = None
+    telemetry: TelemetryFile | None = None
     endurance: EnduranceFile | None = None
     safe_state: tuple[SafePartFile, ...] | None = Field(default=None, min_length=1, max_length=100)
     interlocks: tuple[InterlockFile, ...] = Field(default=(), max_length=1000)
@@ -321,6 +339,9 @@ class Registry:
         """
         file = source.validate(InstrumentFile)
         context = Context(clock or RealClock(), source, file.settings, memory=memory)
+        if file.telemetry is not None:
+            told = file.telemetry.impossible()
+            context.problems.extend(context.document.problem(message, place) for place, message in told)
         patients = Patients(si(file.deadlines.call))
         try:
             devices = self._build_all(file, context, patients)
@@ -354,6 +375,7 @@ class Registry:
             gauge=_expect(devices["gauge"], PressureGauge, "gauge"),
             description=source.data,
             truth=context.truth,
+            **({} if file.telemetry is None else {"telemetry": si(file.telemetry.every)}),
             close=lambda: _close(context, patients),
             reconnect=patients.reconnect,
             source=source,
@@ -445,7 +467,7 @@ def _close(context: Context, patients: Patients) -> None:
     errors: list[str] = []
     while context.closers:
         try:
-            context.closers.pop()()
+            patients.let_go(context.closers.pop(), context.clock)
         except Exception as error:  # noqa: BLE001  every other device must still be closed
             errors.append(f"{type(error).__name__}: {error}")
     patients.close()

@@ -3,7 +3,7 @@
 ::
 
     safe_state:                                  # in this order, each with its deadline
-      - {blank: beam, within: 5 s}
+      - {blank: beam, within: 15 s}
       - {heater: 25 degC, rate: 20 K/min, within: 1 min}
       - {close: reactive, within: 30 s}
       - {purge: {N2: 50 sccm}, for: 5 min, within: 30 s}

@@ -289,6 +289,31 @@ class Dimension:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class AnyDimension:
+    """Pydantic metadata: a quantity of any dimension, whose unit is known only where it is used."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Validate with :func:`parse_quantity` and serialise as ``{"value", "unit"}``."""
+
+        def validate(value: object) -> Q:
+            unit = "" if isinstance(value, Mapping) and value.get("unit") == "" else None
+            try:
+                return parse_quantity(value, unit)
+            except QuantityError as error:
+                raise PydanticCustomError("quantity", "{message}", {"message": error.message}) from None
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(quantity_json)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the text form for editors."""
+        return {"type": "string", "pattern": r"^\s*[+-]?[\d.].*[A-Za-zµ°%].*$", "examples": ["8.01 mm"]}
+
+
 class Quantity:
     """``Quantity["kelvin"]``: the pydantic type of a quantity with the dimension of kelvin."""
 
@@ -309,3 +334,5 @@ Energy: TypeAlias = Annotated[Q, Dimension("joule")]
 Current: TypeAlias = Annotated[Q, Dimension("ampere")]
 Dose: TypeAlias = Annotated[Q, Dimension("coulomb/meter**2")]
 Angle: TypeAlias = Annotated[Q, Dimension("radian")]
+Share: TypeAlias = Annotated[Q, Dimension("")]
+AnyQuantity: TypeAlias = Annotated[Q, AnyDimension()]

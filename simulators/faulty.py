@@ -261,6 +261,12 @@ class SteppedClock:
         """Whether time is simulated."""
         return self._clock.virtual
 
+    @property
+    def speed(self) -> float | None:
+        """Virtual seconds per real second, as the clock beneath has it."""
+        speed: float | None = getattr(self._clock, "speed", None)
+        return speed
+
     def now(self) -> datetime:
         """Return the time of day, UTC, as the jumps leave it."""
         time = self._clock.monotonic() - self._origin

@@ -25,7 +25,7 @@ from drivers.contract import (
     SegmentedDetector,
     Stage,
 )
-from drivers.errors import DriverError, InputError, LimitError
+from drivers.errors import DriverError, LimitError
 from drivers.registry import Context, DetectorFile, own_options
 from drivers.units import KEV, Q, format_quantity, quantity, si
 from simulators import options as options_of
@@ -176,7 +176,7 @@ def _again(world: World, line: Mapping[str, Any]) -> None:
         x, y = line["centre"]
         world.count(Scan(rows, columns, field_of_view, dwell_time), (x, y))
     else:
-        raise InputError(f"the twin's memory holds what this program does not know: {sorted(line)}; move it away")
+        raise ValueError(f"nothing is known of {', '.join(line)}")
 
 
 def _parameter(

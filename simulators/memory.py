@@ -33,6 +33,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,10 @@ def _line(text: bytes) -> dict[str, Any] | None:
 def _story(header: Mapping[str, Any], lines: list[dict[str, Any]], length: int) -> Story:
     moment, told = lines[0], lines[1:]
     # The moment is written after what was told at it: a kill in between leaves it behind.
-    known = [(float(moment["now"]), float(moment["real"]))]
-    known += [(float(line["at"]), float(line["real"])) for line in told[-1:]]
-    now, real = max(known)
+    known = [(float(line["at"]), float(line["real"])) for line in told]
+    if any(after < before for (before, _), (after, _) in pairwise(known)):
+        raise ValueError("its lines are not in the order of their times")
+    now, real = max([(float(moment["now"]), float(moment["real"])), *known[-1:]])
     if not (math.isfinite(now) and math.isfinite(real)):
         raise ValueError(f"its moment is {now} s")
     return Story(

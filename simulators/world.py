@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drivers.clock import Clock, VirtualClock
 from drivers.contract import Scan
-from drivers.errors import DeviceUnavailable
+from drivers.errors import DeviceUnavailable, InputError
 from drivers.sample import HeightMap
 from simulators.chamber import Chamber, FlowController, unscattered_share
 from simulators.detector import Diode
@@ -201,6 +201,11 @@ class World:
         ----------
         act : callable
             Does again what one line of the memory tells.
+
+        Raises
+        ------
+        InputError
+            For a line that makes no sense.
         """
         memory = self._memory
         if memory is None:
@@ -208,7 +213,14 @@ class World:
         with self.lock:
             for line in memory.told:
                 self._past = float(line["at"])
-                act(line)
+                try:
+                    act(line)
+                except (LookupError, TypeError, ValueError) as error:
+                    raise InputError(
+                        f"the twin's memory is damaged: what it was told at {self._past:g} s makes no sense "
+                        f"({type(error).__name__}: {error}); move it away to begin with a new specimen",
+                        str(memory.path),
+                    ) from None
             self._past = memory.time
             self.catch_up()
             self._past = None

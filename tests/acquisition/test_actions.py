@@ -14,21 +14,28 @@ from acquisition import actions
 from acquisition.actions import (
     Acquire,
     Action,
+    Autofocus,
+    Balance,
+    BeamCheck,
     BeginSeries,
-    Condition,
     Configure,
+    CorrectDrift,
     Dark,
+    Decide,
     Hold,
     Imaging,
     Note,
+    Place,
     Ramp,
     Set,
     SetGas,
+    Stigmation,
     action_from_json,
     action_to_json,
     actions_from_json,
     actions_to_json,
 )
+from acquisition.conditions import Condition, Pace
 from drivers.units import ELEMENTARY_CHARGE, Q, quantity
 
 POSITIVE = st.floats(1e-9, 1e9, allow_nan=False, allow_infinity=False)
@@ -52,7 +59,9 @@ COMMON = {
     "address": st.text(min_size=1, max_size=30),
     "name": st.text(max_size=30),
     "on_interruption": st.sampled_from(["continue", "repeat", "safe"]),
+    "needs": st.none() | st.tuples(st.text(min_size=1, max_size=30), st.sampled_from(["then", "else"])),
 }
+SHARES = of("", "percent")
 CONDITIONS = st.one_of(
     st.builds(
         Condition,
@@ -62,6 +71,7 @@ CONDITIONS = st.one_of(
     ),
     st.builds(Condition, figure=st.just("roughness"), comparison=st.just("above"), threshold=of("nm", "um")),
 )
+# fmt: off
 ACTIONS: st.SearchStrategy[Action] = st.one_of(
     st.builds(Configure, imaging=IMAGING, **COMMON),
     st.builds(SetGas, flows=st.dictionaries(st.text(min_size=1, max_size=5), of("sccm", "slm"), max_size=3), **COMMON),
@@ -75,11 +85,31 @@ ACTIONS: st.SearchStrategy[Action] = st.one_of(
     ),
     st.builds(Hold, duration=TIMES, **COMMON),
     st.builds(Dark, frames=st.integers(1, 100), **COMMON),
-    st.builds(BeginSeries, every=TIMES, count=st.integers(1, 10**6), stop_when=st.none() | CONDITIONS, **COMMON),
+    st.builds(
+        BeginSeries,
+        every=TIMES,
+        count=st.integers(1, 10**6),
+        stop_when=st.none() | CONDITIONS,
+        pace=st.none() | st.builds(Pace, at_least=TIMES, faster_when=CONDITIONS),
+        duration=st.none() | TIMES,
+        **COMMON,
+    ),
+    st.builds(Autofocus, imaging=IMAGING, frames=st.integers(5, 51), range=LENGTHS, tolerance=LENGTHS,
+              at=st.none() | st.builds(Place, x=LENGTHS, y=LENGTHS), **COMMON),
+    st.builds(Stigmation, imaging=IMAGING, frames=st.integers(5, 51), range=SHARES, tolerance=SHARES, **COMMON),
+    st.builds(Balance, imaging=IMAGING, dark=SHARES, bright=SHARES, percentile=SHARES, tolerance=SHARES,
+              rounds=st.integers(2, 30), **COMMON),
+    st.builds(BeamCheck, current=of("nA"), within=SHARES, otherwise=st.sampled_from(["warn", "suspend", "safe"]),
+              **COMMON),
+    st.builds(CorrectDrift, group=st.text(), number=st.integers(0, 10**6), previous=st.none() | st.text(),
+              by=st.sampled_from(["beam_shift", "stage"]), limit=LENGTHS, **COMMON),
+    st.builds(Decide, condition=CONDITIONS, within=TIMES, otherwise=st.sampled_from(["then", "else", "fail"]),
+              at_most=st.none() | TIMES, **COMMON),
     st.builds(Acquire, group=st.none() | st.text(), number=st.integers(0, 10**6), offset=TIMES, **COMMON),
     st.builds(Set, parameter=st.text(min_size=1), value=of("mm", "K", "percent", "", "V", "K/min"), **COMMON),
     st.builds(Note, text=st.text(), **COMMON),
 )
+# fmt: on
 
 
 @given(ACTIONS)

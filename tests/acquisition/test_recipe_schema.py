@@ -105,6 +105,18 @@ steps:
     steps:
       - hold: .5 min
       - frames: 2
+      - autofocus: {range: 40 um, frames: 9, pixels: 96, dwell_time: 2 us, at: {x: -3 um, y: 1 mm}, tolerance: 1 um}
+      - stigmation: {range: 50 %, at: {}}
+      - balance: {dark: 2 %, bright: 60 %, percentile: 99.5 %, rounds: 4}
+      - beam_check: {current: 1 nA, within: 5 %, readings: 3, otherwise: warn}
+      - series:
+          every: {at_most: 1 min, at_least: 9 s, faster_when: {coverage_rate: above 0.02 /min}, otherwise: at_least}
+          for: 1 h
+          stop_when: {flagged: above 50 %, within: 5 min}
+          correct_drift: {every: 10, by: stage, limit: 2 um, anchor: previous}
+      - when: {coverage: above 0.5, within: 60 s, otherwise: wait, at_most: 1 min}
+        then: [{hold: 1 s}]
+        else: [{hold: 2 s}]
 """
     data = parse_recipe(text).document.data
     assert list(faults(data, SCHEMA)) == []
@@ -121,6 +133,15 @@ steps:
         "series: {every: 3 s, for: 2 h, count: 3}",
         "series: {every: 3 s, count: 3, stop_when: {}}", "series: {every: 3 s, count: 3, stop_when: {coverage: 0.9}}",
         "series: {every: 3 s, count: 3, stop_when: {speed: above 0.9}}", "set: {}",
+        "series: {every: 3 s, count: 3, stop_when: {within: 1 min}}",
+        "series: {every: 3 s, count: 3, stop_when: {coverage: above 0.5, flagged: above 0.5}}",
+        "series: {every: {at_most: 9 s}, count: 3}", "series: {every: {}, count: 3}",
+        "series: {every: 3 s, count: 3, correct_drift: {by: hand, every: 2}}",
+        "{when: {coverage: above 0.5, within: 1 s, otherwise: never}, then: [{hold: 1 s}]}",
+        "{when: {coverage: above 0.5, otherwise: else}, then: [{hold: 1 s}]}", "then: [{hold: 1 s}]",
+        "{hold: 1 s, else: [{hold: 1 s}]}", "when: {coverage: above 0.5, within: 1 s, otherwise: else}",
+        "autofocus: {frames: 2}", "autofocus: {at: {z: 1 um}}", "stigmation: true", "beam_check: {}",
+        "balance: {rounds: 1}",
         "{hold: 1 s, on_interruption: never}",
         "{frame: true, imaging: {pixels: 5}}", "{frame: true, imaging: {pixels: {rows: 64}}}", "gas: 5 sccm",
         "purge: {N2: 5 sccm}",
@@ -149,7 +170,8 @@ def test_every_key_says_what_it_means_and_how_it_is_written() -> None:
     assert silent == []
     without = {key for key, part in parts(SCHEMA) if not part.get("examples") and "enum" not in part}
     assert without <= {
-        ".description", ".imaging", ".limits", ".steps", "Step.steps", "Step.frame", "Pixels.rows", "Pixels.columns",
+        ".description", ".imaging", ".limits", ".steps", "Step.steps", "Step.then", "Step.else", "Step.frame",
+        "Pixels.rows", "Pixels.columns",
     }  # fmt: skip
 
 

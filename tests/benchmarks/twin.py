@@ -1,4 +1,4 @@
-"""Figures of the fast twin: time of a frame, photon transfer, repetition, distance from Monte Carlo.
+"""Figures of the fast twin: time of a frame, photon transfer, repetition, playback, distance from Monte Carlo.
 
 Run ``python tests/benchmarks/twin.py [--electrons N] [--skip-monte-carlo] [--pictures]``; about two minutes on two
 cores, and five more for the picture, whose Monte Carlo frame is kept in the truth cache.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from drivers.sample import HeightMap
 from drivers.units import KEV
 from simulators.instruments import TWIN, build, world_of
 from simulators.materials import electron_range, material
+from simulators.memory import continued_clock
 from simulators.raster import renderer
 from simulators.rendering import Layers, Optics
 
@@ -121,6 +123,28 @@ def repetition():
 
     same = len({digest(False), digest(False), digest(True)}) == 1
     say("two nights with one seed, and one with telemetry", "bit for bit", "equal" if same else "DIFFERENT")
+
+
+def playback():
+    """Twelve hours, three cycles of reduction and oxidation, that another process left: how long until it goes on."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "twin.jsonl"
+        registry, source = Registry(drivers={"twin": build}), document.read(TWIN)
+        instrument = registry.instrument(source, continued_clock(path), path)
+        instrument.heater.ramp("800 degC", "100 K/min")
+        for _ in range(3):
+            for gas, seconds in (("H2", 1800), ("N2", 360), ("O2", 7200), ("N2", 360), ("H2", 4680)):
+                for species, line in instrument.gases.items():
+                    line.flow.set("5 sccm" if species == gas else "0 sccm")
+                instrument.clock.sleep(seconds)
+        instrument.close()
+        for outage, what in (
+            (0.0, "a night of 12 h played back"),
+            (43200.0, "  and an outage of 12 h, hot and in hydrogen"),
+        ):
+            spent = time.process_time()
+            registry.instrument(source, continued_clock(path, outage=outage), path).close()
+            say(what, "≤ 3 s" if not outage else "", f"{time.process_time() - spent:.1f} s of one processor")
 
 
 def islands(count, seed):
@@ -229,6 +253,7 @@ def main():
     frame_times()
     photon_transfer()
     repetition()
+    playback()
     if not given.skip_monte_carlo:
         against_monte_carlo(given.electrons)
 

@@ -125,3 +125,9 @@ def test_any_text_parses_or_is_refused_with_a_place(text):
         parse(text, "any.yaml")
     except DocumentError as error:
         assert all(problem.file == "any.yaml" and problem.message for problem in error.problems)
+
+
+def test_a_coordinate_is_not_taken_for_a_truth_value():
+    assert parse("at: {x: 1 um, y: 2 um}").data == {"at": {"x": "1 um", "y": "2 um"}}
+    with pytest.raises(DocumentError):
+        parse("at: {x: 1 um, n: 2 um}")

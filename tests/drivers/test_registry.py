@@ -18,7 +18,7 @@ from drivers.contract import (
     Stage,
 )
 from drivers.document import parse
-from drivers.errors import DeviceTimeout, DeviceUnavailable, DocumentError, DriverError, InputError
+from drivers.errors import DeviceError, DeviceTimeout, DeviceUnavailable, DocumentError, DriverError, InputError
 from drivers.geometry import annular
 from drivers.registry import Context, Failure, Registry, _arm_all, load_detector
 
@@ -131,7 +131,7 @@ class Stuck:
         self.value = value
 
 
-def bench(backend, reconnect=None, extra=""):
+def bench(backend, reconnect=None, extra="", closers=()):
     """Build an instrument of simple devices on the real clock, whose gauge is ``backend``."""
 
     def build(role, options, context):
@@ -144,6 +144,7 @@ def bench(backend, reconnect=None, extra=""):
             context.reconnections[role] = reconnect
         match role:
             case "column":
+                context.closers.extend(closers)
                 return Column(*(parameter(str(index)) for index in range(8)), blanker=Answer())
             case "detector":
                 return SegmentedDetector(annular(4, 2e-3, 8e-3, 8e-3), {}, {}, {}, Answer(), context.column)
@@ -186,6 +187,15 @@ def test_a_driver_that_blocks_its_thread_is_given_up_in_time_on_real_hardware():
     with pytest.raises(DeviceUnavailable, match="its driver has no way to reconnect"):
         instrument.reconnect("gauge")
     instrument.close()
+
+
+def test_a_driver_that_hangs_when_it_is_closed_does_not_keep_the_others_open():
+    stuck, closed = Stuck(), []
+    instrument = bench(Answer(), extra="deadlines: {call: 5 ms}\n", closers=(lambda: closed.append(1), stuck.get))
+    with pytest.raises(DeviceError, match=r"letting go of the hardware has not returned after 0.03 s"):
+        instrument.close()
+    assert closed == [1]
+    stuck.go.set()
 
 
 def test_a_driver_is_called_in_a_thread_of_its_device_and_reconnected_by_its_own_way():

@@ -314,6 +314,7 @@ def test_the_time_of_day_jumps_and_monotonic_time_does_not(clock):
     assert (stepped.now() - clock.now()).total_seconds() == -600
     assert stepped.monotonic() == clock.monotonic() == 11.0
     assert stepped.virtual
+    assert stepped.speed is None
     flag = stepped.signal()
     flag.set()
     assert flag.wait(1.0)

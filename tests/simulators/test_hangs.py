@@ -130,7 +130,8 @@ def test_a_device_that_was_disconnected_comes_back(hangs):
     instrument.gases["H2"].flow.set("5 sccm")
     instrument.reconnect("gases.H2")
     instrument.clock.sleep(30.0)
-    instrument.reconnect("gases.O2")
+    instrument.reconnect("gases.O2.flow")
+    assert world_of(instrument).reconnections == {"gases.H2": 1, "gases.O2": 1}
     instrument.gases["O2"].flow.set("5 sccm")
     with pytest.raises(InputError, match=r"no device 'gases.He' on this instrument; there are column, detector, stage"):
         instrument.reconnect("gases.He")

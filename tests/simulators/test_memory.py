@@ -245,6 +245,26 @@ def test_a_torn_last_line_is_dropped_and_written_over(tmp_path):
         assert again.told[-1]["put"] == "stage.y"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b'"put": "stage.x"', b'"put": "stage.w"', "told at 10 s makes no sense .KeyError: 'stage.w'"),
+        (b'"value": 1.0}', b'"value": "1"}', "told at 10 s makes no sense .TypeError"),
+        (b'"put": "heater.rate"', b'"pat": "heater.rate"', "told at 0 s makes no sense .ValueError: nothing is known"),
+        (b'{"at": 0.0', b'{"at": 9.5', "not in the order"),
+        (b'{"at": 0.0', b'{"it": 0.0', "damaged .'at'"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_refused(tmp_path, old, new, says):
+    path = tmp_path / "twin.jsonl"
+    content = remembered(path)
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(InputError, match=says) as failure:
+        opened(path, VirtualClock(elapsed=1000.0))
+    assert failure.value.where == str(path)
+
+
 def test_a_moment_that_lies_behind_what_was_told_is_brought_up(tmp_path):
     path = tmp_path / "twin.jsonl"
     content = remembered(path)

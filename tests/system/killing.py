@@ -23,6 +23,7 @@ from typing import Any
 import tifffile
 
 from acquisition.log import Log
+from simulators.instruments import TWIN
 
 RECIPE = """\
 name: a night to be killed
@@ -85,6 +86,26 @@ NAMED: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("acquisition.resumption:enter_resumption", (1,)),
     ("acquisition.resumption:Resumption.restore", (1,)),
 )
+
+
+def preload() -> None:
+    """Import what a night needs once, so that forked processes need not."""
+    for name in (
+        "alembic.command",
+        "acquisition.cli",
+        "acquisition.app",
+        "acquisition.night",
+        "acquisition.play",
+        "acquisition.resumption",
+        "acquisition.guard",
+        "acquisition.terminal",
+        "simulators.specimen",
+        "simulators.raster",
+        "simulators.memory",
+        "sqlalchemy.dialects.sqlite",
+        "tifffile",
+    ):
+        importlib.import_module(name)
 
 
 def named_traps() -> list[Trap]:
@@ -150,7 +171,10 @@ def _become(said: Path, trap: Trap | None, arguments: Sequence[str]) -> None:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         if trap is not None:
             _set(trap)
+        from acquisition import play
         from acquisition.cli import main
+
+        play._settle = lambda *_: {}  # a report of each night would take longer than the night
 
         sys.argv = ["rilievo", *arguments]
         main()
@@ -204,10 +228,12 @@ def killed_night(data: Path, trap: Trap | None = None, moments: Iterator[float] 
         Processes that may be needed at most.
     """
     data.mkdir(parents=True, exist_ok=True)
-    recipe = data / "night.yaml"
+    recipe, instrument = data / "night.yaml", data / "small-twin.yaml"
     recipe.write_text(RECIPE)
+    instrument.write_text(TWIN.read_text("utf-8").replace("extent: 30 um", "extent: 8 um"))
+    begin = ["run", str(recipe), "--instrument", str(instrument), "--speed", str(SPEED), "--no-heights"]
     story = Story(str(trap) if trap is not None else "random moments")
-    arguments = ["run", str(recipe), "--speed", str(SPEED), "--no-heights"]
+    arguments = begin
     while story.processes < most:
         story.processes += 1
         after = next(moments, None) if moments is not None else None
@@ -225,7 +251,7 @@ def killed_night(data: Path, trap: Trap | None = None, moments: Iterator[float] 
             break
         elif "no run" in said or "there is no database yet" in said or "before it began" in said:
             (data / "said.txt").unlink()
-            arguments = ["run", str(recipe), "--speed", str(SPEED), "--no-heights"]
+            arguments = begin
             continue
         elif "has ended" in said:
             break
@@ -304,3 +330,29 @@ def random_moments(seed: int, longest: float = 4.0) -> Iterator[float]:
     rng = random.Random(seed)
     for _ in range(rng.choice((1, 1, 2))):
         yield rng.uniform(0.02, longest)
+
+
+def in_parallel(tasks: Sequence[Any], work: Callable[[Any], Story], jobs: int) -> list[Story]:
+    """Return the stories of tasks, each worked on in one of ``jobs`` forked processes."""
+    folder = Path(os.environ.get("TMPDIR", "/tmp"))
+    answers = [folder / f"killed-{os.getpid()}-{job}.jsonl" for job in range(jobs)]
+    workers = []
+    for job, answer in enumerate(answers):
+        worker = os.fork()
+        if worker == 0:
+            with answer.open("w") as file:
+                for index in range(job, len(tasks), jobs):
+                    story = work(tasks[index])
+                    file.write(json.dumps([index, story.trap, story.killed, story.processes, story.problems]) + "\n")
+                    file.flush()
+            os._exit(0)
+        workers.append(worker)
+    for worker in workers:
+        os.waitpid(worker, 0)
+    found: dict[int, Story] = {}
+    for answer in answers:
+        for line in answer.read_text().splitlines():
+            index, *values = json.loads(line)
+            found[index] = Story(*values)
+        answer.unlink()
+    return [found.get(index, Story("lost", problems=["its worker died"])) for index in range(len(tasks))]

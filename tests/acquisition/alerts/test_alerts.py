@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from acquisition.alerts import Alerts, kind_of
+from acquisition.alerts import Alerts, kind_of, telling
 from acquisition.outbox import Outbox
 from acquisition.ownership import Ownership, holder
 from acquisition.records import Event
@@ -59,6 +59,7 @@ def sent(desk, count):
         ("warning", "disk", "3 GB left", "disk"),
         ("info", "disk", "there is room again", None),
         ("warning", "missed", "a start was missed", "missed"),
+        ("info", "resume", "a hold goes on with what was left of it", "resumed"),
         ("warning", "readback", "the gauge does not answer", None),
         ("error", "cleanup", "could not close O2", "error"),
         ("error", "alert", "chat: given up", None),
@@ -381,3 +382,26 @@ def test_a_heartbeat_that_nobody_hears_is_told_once(desk, web_server):
 
 def test_none_without_settings(desk):
     assert Alerts.of(desk.folder, desk.log) is None
+    with telling(desk.folder, desk.log) as alerts:
+        assert alerts is None
+
+
+def test_told_to_the_end_of_a_run(desk, web_server):
+    desk.write(settings(hook(web_server)))
+    with telling(desk.folder, desk.log):
+        desk.event("finished", "info")
+    assert titles(desk, "sent") == ["A run finished: finished"]
+
+
+def test_on_postgresql(desk, postgresql, web_server):
+    from acquisition.log import Log
+
+    with Log.open(postgresql) as log:
+        desk.log = log
+        desk.open(settings(hook(web_server), more="limit: 1\n"))
+        desk.event("failed: one")
+        sent(desk, 1)
+        desk.event("failed: two")
+        desk.until(lambda: any("held back" in (alert.error or "") for alert in Outbox(log).alerts(["waiting"])))
+        desk.close()
+    assert [body["title"] for _, _, body in web_server.requests] == ["A run failed: failed: one"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from acquisition.alert_settings import AlertSettings
-from acquisition.ways import Message, Undeliverable, fetch, way_of
+from acquisition.message import Message
+from acquisition.ways import Undeliverable, fetch, way_of
 
 TIME = datetime(2026, 1, 1, 18, tzinfo=UTC)
 MESSAGE = Message(

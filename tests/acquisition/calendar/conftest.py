@@ -33,6 +33,7 @@ class Run:
         self.run_id = run_id
         self.asked: list[str] = []
         self.engine = self
+        self.finished = False
         self._log, self._clock = log, clock
         self._outcome: Outcome | None = None
         self._over = threading.Event()
@@ -62,15 +63,17 @@ class Run:
         return self._over.wait(seconds)
 
     def finish(self) -> Outcome:
-        self._over.wait(10)
+        assert self._over.wait(10)
+        assert not self.finished, "a run is finished once"
         assert self._outcome is not None
+        self.finished = True
         return self._outcome
 
 
-def enter_run(log: Log, now: datetime, name: str = "paper") -> str:
+def enter_run(log: Log, now: datetime, name: str = "paper", recipe: str = "") -> str:
     return log.create_run(
         name=name,
-        recipe_text="",
+        recipe_text=recipe,
         recipe_name="paper.yaml",
         actions=[],
         instrument_name="paper",
@@ -111,9 +114,9 @@ class Theatre:
         yield run
         self.settled.append(run.run_id)
 
-    def enter(self, name: str = "paper") -> str:
+    def enter(self, name: str = "paper", recipe: str = "") -> str:
         """Enter a run that nothing plays."""
-        return enter_run(self.log, self.clock.now(), name)
+        return enter_run(self.log, self.clock.now(), name, recipe)
 
     @contextmanager
     def resumed(self, run_id: str) -> Iterator[Run]:

@@ -99,7 +99,7 @@ def test_one_run_at_a_time_by_priority_and_then_by_time(theatre):
             if run._outcome is None:
                 run.end()
         theatre.until(server, lambda count=count: len(theatre.runs) == count)
-    theatre.until(server, lambda: not server._stages)
+    theatre.until(server, lambda: not server.state["playing"])
     order = [number for number in theatre.played if number != elsewhere.id]
     assert order == [booking.id for booking in urgent_is_first]
 
@@ -394,6 +394,21 @@ def test_a_booking_whose_run_had_not_begun_is_queued_again(theatre):
     server = theatre.server()
     theatre.until(server, lambda: theatre.state(booking) == "done")
     assert theatre.played == [booking.id]
+
+
+def test_a_run_that_was_not_noted_before_the_kill_is_found(theatre):
+    other, run_id = theatre.enter(recipe="another"), theatre.enter(recipe="this one")
+    for one in (other, run_id):
+        theatre.log.set_state(one, "running", theatre.clock.now())
+    booking = theatre.book(recipe_text="this one")
+    theatre.bookings.change(booking.id, ["waiting"], state="running")
+    server = theatre.server(resume=lambda: [Interrupted(theatre, other), Interrupted(theatre, run_id, "second")])
+    theatre.until(server, lambda: len(theatre.runs) == 2)
+    for run in theatre.runs:
+        run.end()
+    theatre.until(server, lambda: theatre.state(booking) == "done")
+    assert theatre.bookings.get(booking.id).run_id == run_id
+    assert theatre.played == []
 
 
 def test_the_heart_stops_when_the_server_stands_still(theatre, monkeypatch):

@@ -29,6 +29,7 @@ NOW = datetime(2026, 1, 1, 18, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
+        ("now", "2026-01-01T18:00:00+00:00"),
         ("22:00", "2026-01-01T21:00:00+00:00"),
         ("7:05", "2026-01-02T06:05:00+00:00"),
         ("19:00", "2026-01-02T18:00:00+00:00"),  # now is not a moment that comes
@@ -44,9 +45,9 @@ def test_moments(text, moment):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("25:00", "expected a time such as 22:00"),
-        ("tonight", "expected a time such as 22:00"),
-        ("2026-02-30T10:00", "expected a time"),
+        ("25:00", "expected now, a time such as 22:00"),
+        ("tonight", "expected now, a time such as 22:00"),
+        ("2026-02-30T10:00", "expected now, a time"),
         ("2026-05-01", "has no time of day; write 2026-05-01T22:00"),
         ("2026-01-01T18:00", "Thu 2026-01-01 18:00 CET has passed; it is Thu 2026-01-01 19:00 CET"),
         ("2026-03-29T02:30", "the clocks leave 02:30 out"),

@@ -132,7 +132,7 @@ def test_series_ends_when_its_condition_is_met(bench, configure, live):
     assert kept == 4  # coverage is 0.3 in frame 3, and 0.4 in frame 4, known 2 s later
     assert states(bench, run_id)[2:] == ["done"] * 4 + ["skipped"] * 6 + ["done"]
     (decision,) = [event for event in bench.log.events(run_id) if event.kind == "decision"]
-    assert decision.data["frame"] == 4
+    assert decision.data["frame"] == 3  # its number; the fourth
     assert decision.data["value"] == pytest.approx(0.4)
     assert decision.data["sigma"] == 0.01
     assert decision.data["threshold"] == {"value": 25.0, "unit": "%"}
@@ -611,14 +611,17 @@ def test_a_disk_that_stays_full_ends_safe_and_keeps_what_was_acknowledged(bench,
 
 def cut_off(bench, monkeypatch, *, begin, end):
     """Let the database refuse everything from one moment of the clock to another."""
-    write = bench.log.write
 
-    def refuses(*arguments, **named):
-        if begin <= bench.clock.monotonic() < end:
-            raise DatabaseError("the database is gone")
-        return write(*arguments, **named)
+    def refusing(real):
+        def refuses(*arguments, **named):
+            if begin <= bench.clock.monotonic() < end:
+                raise DatabaseError("the database is gone")
+            return real(*arguments, **named)
 
-    monkeypatch.setattr(bench.log, "write", refuses)
+        return refuses
+
+    for name in ("write", "replay"):
+        monkeypatch.setattr(bench.log, name, refusing(getattr(bench.log, name)))
 
 
 def test_a_database_that_is_away_for_a_minute_loses_nothing(bench, configure, monkeypatch):

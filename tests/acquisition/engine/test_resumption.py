@@ -97,7 +97,7 @@ POINTS = [
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("target", "name", "call"), POINTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("target", "name", "call"), POINTS, ids=str)
 def test_killed_anywhere(bench, actions, monkeypatch, target, name, call, after):
     targets = {
         "log": Ledger,

@@ -71,11 +71,11 @@ class Stage:
         self.processes.append(guard)
         return process, guard
 
-    def post(self, engine, *, patience, fails=0, database="", memory=True):
+    def post(self, engine, *, patience, fails=0, database="", memory=True, opener="blanker_alone", attempt=60.0):
         """Start a guard alone, with an instrument that is quick to open; return its process once it stands."""
         charge = guarding.Charge(
             self.folder, self.run_id, database, "", fails, str(self.folder / "asked") if memory else "", patience,
-            engine, "openers:blanker_alone",
+            engine, f"openers:{opener}", attempt,
         )  # fmt: skip
         guard = subprocess.Popen(
             [sys.executable, "-m", "acquisition.guard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -141,4 +141,4 @@ def bench_with_loss():
         armed.append(seconds)
         return "heater to 25 degC"
 
-    return SimpleNamespace(description={"guard": {"patience": "7 s"}}, arm_loss=arm), armed, told
+    return SimpleNamespace(description={"guard": {"patience": "70 s"}}, arm_loss=arm), armed, told

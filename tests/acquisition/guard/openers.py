@@ -1,5 +1,6 @@
 """Openers for a guard's process that are quick to import, and write down that they were asked."""
 
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,3 +37,13 @@ def blanker_alone(path, speed, memory):
     yield SimpleNamespace(
         column=column, heater=heater, gases={}, clock=RealClock(), description=description, source=None, name="blanker"
     )
+
+
+@contextmanager
+def hangs_at_first(path, speed, memory):
+    """The same, after a first attempt that never comes back."""
+    if not memory.exists():
+        memory.write_text("asked\n")
+        threading.Event().wait(60)
+    with blanker_alone(path, 0, memory) as instrument:
+        yield instrument

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from acquisition.guard import Guard, enter_journal, patience_of, relieve
 from acquisition.guard_files import Life, Lock, read_journal, read_state
 from drivers.errors import RunError
 
+HERE = Path(__file__).parent
 SECONDS = 8.0
 """What it may take beyond its patience: a program starts, and the twin is built."""
 
@@ -24,6 +26,7 @@ def assert_safe_and_logged(stage):
         run = log.run(stage.run_id)
         events = [event for event in log.events(stage.run_id) if event.kind == "guard"]
     assert run.state == "safe"
+    assert "the guard took over, because the process that played the run" in run.reason
     assert "every part seen to be done" in run.reason
     assert events[-1].message == run.reason
     assert events[-1].data["report"]["verified"] is True
@@ -39,7 +42,7 @@ def test_killed_and_nobody_goes_on(stage, wait_until):
     assert wait_until(lambda: not guard.alive) < 1.0 + SECONDS
     assert stage.state == "safe"
     told = assert_safe_and_logged(stage)
-    assert "has ended without leaving the run in order" in told[0]
+    assert "has ended without leaving it in order" in told[0]
     assert not read_journal(stage.folder)
 
 
@@ -75,7 +78,7 @@ def test_an_end_in_order_leaves_no_guard_and_touches_nothing(stage):
 
 def test_a_guard_that_is_killed_is_replaced_and_that_is_told(tmp_path, wait_until):
     told = []
-    owner = Guard.start(tmp_path, run_id="a", patience=5.0, tell=lambda level, message: told.append((level, message)))
+    owner = Guard.start(tmp_path, run_id="a", patience=60.0, tell=lambda level, message: told.append((level, message)))
     first = owner.pid
     try:
         os.kill(first, signal.SIGKILL)
@@ -102,7 +105,7 @@ def test_a_resumed_run_relieves_a_waiting_guard(stage, wait_until):
     assert not guard.alive
     assert stage.state == "relieved"
     assert stage.twin()[1:] == (pytest.approx(800.0), pytest.approx(7.436e-6, rel=1e-3))  # nothing was touched
-    again = Guard.start(stage.folder, run_id=stage.run_id, patience=5.0)
+    again = Guard.start(stage.folder, run_id=stage.run_id, patience=60.0)
     assert stage.state == "watching"
     again.dismiss()
     assert stage.state == "dismissed"
@@ -159,6 +162,34 @@ def test_tried_again_until_it_is_safe(stage, wait_until):
     assert "finds nobody there" in stage.journal()[1]["message"]
     assert stage.journal()[2]["state"] == "safe"
     assert relieve(stage.folder) == "already safe"
+
+
+def test_an_attempt_that_hangs_is_begun_anew_and_nobody_comes_between(stage, wait_until):
+    engine = stage.sleeper()
+    guard = stage.post(Life.of(engine.pid), patience=0.2, opener="hangs_at_first", attempt=4.0)
+    engine.kill()
+    engine.wait()
+    wait_until(lambda: any("hangs, and is begun anew" in line["message"] for line in stage.journal()))
+    assert relieve(stage.folder, timeout=60) == "already safe"
+    assert guard.wait(5) == 0
+    assert (stage.folder / "asked").read_text() == "asked\nasked\n"
+    assert stage.state == "safe"
+
+
+def test_an_owner_that_lets_go_lives_on_and_its_run_ends_safe(stage, monkeypatch, wait_until):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[2]), str(HERE)]))
+    guard = Guard.start(
+        stage.folder, run_id=stage.run_id, patience=60.0, memory=stage.folder / "asked", opener="openers:blanker_alone"
+    )
+    stage.processes.append(Life.of(guard.pid))
+    with suppress(RuntimeError), guard:
+        raise RuntimeError("the instrument does not answer")
+    wait_until(stage.journal)
+    assert stage.state == "waiting"
+    assert "has let go of it without leaving it in order" in stage.journal()[0]["message"]
+    os.kill(guard.pid, signal.SIGTERM)  # nobody will go on: do not wait any longer
+    wait_until(lambda: stage.state == "safe")
+    assert (stage.folder / "asked").read_text() == "asked\n"
 
 
 def test_two_guards_never_watch_one_run(tmp_path):
@@ -252,6 +283,6 @@ def test_devices_that_can_are_armed_while_the_guard_stands(tmp_path, bench_with_
         tmp_path, run_id="a", patience=patience_of(instrument.description), instrument=instrument,
         tell=lambda level, message: told.append((level, message)),
     )  # fmt: skip
-    assert armed == [7.0]
+    assert armed == [70.0]
     guard.dismiss()
-    assert armed == [7.0, 0.0]
+    assert armed == [70.0, 0.0]

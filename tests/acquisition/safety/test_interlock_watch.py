@@ -179,8 +179,8 @@ def test_pushed_values_spare_the_wire_and_count(virtual):
     w = watched(virtual, ["when: heater above 900 K, then: safe"])
 
     def push(value):
-        w.watch.push("heater.temperature", Reading(quantity(value, "K"), w.clock.now()))
-        w.watch.push("nobody.asked", Reading(quantity(value, "K"), w.clock.now()))
+        reading = Reading(quantity(value, "K"), w.clock.now())
+        w.watch.push_all({"heater.temperature": reading, "nobody.asked": reading})
 
     events = [(second + 0.9, lambda: push(300.0)) for second in range(50)] + [(50.9, lambda: push(950.0))]
     assert w.during(51.5, *events) == [(51.0, "safe")]

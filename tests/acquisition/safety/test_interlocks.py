@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from acquisition.interlocks import Names, instrument_interlocks, interlock, recipe_interlocks
+from acquisition.interlocks import Names, all_interlocks, instrument_interlocks, interlock, recipe_interlocks
 from acquisition.plan import check
 from acquisition.readbacks import Track
 from acquisition.recipe import parse_recipe
@@ -177,6 +177,17 @@ def test_a_recipe_adds_stricter_rules_only(virtual, added, then, looser):
     if problems:
         assert problems[0][0] == ("interlocks", 0, "when")
         assert "is stricter and stays in force" in problems[0][1]
+
+
+def test_all_rules_of_a_run(virtual):
+    bench = virtual(OWN)
+    rules = all_interlocks(bench.instrument, [InterlockFile(when="O2 above 60 sccm", then="warn")])
+    assert [(rule.text, rule.origin) for rule in rules[-2:]] == [
+        ("heater falls faster than 50 K/min", "instrument"),
+        ("O2 above 60 sccm", "recipe"),
+    ]
+    with pytest.raises(InputError, match=r"interlocks\[0\].when: the instrument's own rule"):
+        all_interlocks(bench.instrument, [InterlockFile(when="heater above 900 degC for 1 min", then="warn")])
 
 
 def refused(bench, text):
