@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def spread_of(maps: Sequence[Floats], low: float, high: float) -> tuple[float, float]:
+def spread_of(maps: Sequence[NDArray[np.floating[Any]]], low: float, high: float) -> tuple[float, float]:
     """Return between which values lie those from one percentile to another, of all maps together."""
     values = np.concatenate([values[::4, ::4].ravel() for values in maps]) if maps else np.zeros(1)
     values = values[np.isfinite(values)]

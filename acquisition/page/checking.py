@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from acquisition.facts import rounded
 from acquisition.markup import Markup, join, tag
 from acquisition.plan import check_text
 from acquisition.timeline import Entry
@@ -122,7 +123,7 @@ def _plan(plan: Mapping[str, Any]) -> Markup:
         ("lasts", unbroken(duration_text(duration))),
         ("frames", f"{plan['frames']}, and {plan['dark_frames']} dark"),
         ("dose", f"{plan['dose']['value'] / 1e3:.3g} kC/m²"),
-        ("electrons per nm²", f"{plan['electrons_per_area']['value']:.3g}"),
+        ("electrons per nm²", rounded(plan["electrons_per_area"]["value"])),
         ("disk", unbroken(bytes_text(plan["disk"]["value"]))),
         ("hottest", f"{plan['maximum_temperature']['value'] - 273.15:.0f} °C"),
     ]
@@ -167,6 +168,12 @@ def _kind(address: str) -> str:
     return found[0] if found else address.split("[", maxsplit=1)[0]
 
 
+def _clock(seconds: float) -> str:
+    """Return a moment of the night, counted from its start."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
 def _row(row: tuple[Entry, str], total: float) -> Markup:
     entry, kind = row
     left = 100 * entry.start / total if total > 0 else 0.0
@@ -174,7 +181,7 @@ def _row(row: tuple[Entry, str], total: float) -> Markup:
     bar = tag("i", style=f"left:{min(left, 99.5):.2f}%;width:{width:.2f}%")
     return tag(
         "li",
-        tag("span", unbroken(duration_text(round(entry.start))), class_="at"),
+        tag("span", _clock(entry.start), class_="at"),
         tag("span", entry.label),
         tag("span", unbroken(duration_text(entry.duration)) if entry.duration else "", class_="for"),
         tag("span", bar, class_=f"track kind-{kind}", aria_hidden="true"),

@@ -193,7 +193,7 @@ async def _body(receive: Receive) -> bytes:
     body = b""
     while len(body) <= _MOST_BODY:
         message = await receive()
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if message["type"] != "http.request" or not message.get("more_body"):
             return body[:_MOST_BODY]
     return b""

@@ -191,8 +191,8 @@ class _Events:
 def _latest() -> Markup:
     segments = tag(
         "figure",
-        tag("div", class_="segments", id="segments", data_names=""),
-        tag("figcaption", "no frame yet", id="frame-caption"),
+        tag("div", tag("div", "no frame yet", class_="none"), class_="segments", id="segments", data_names=""),
+        tag("figcaption", "", id="frame-caption"),
     )
     heights = tag(
         "figure",
@@ -220,7 +220,7 @@ def _latest() -> Markup:
     )
     surface = tag(
         "figure",
-        canvas,
+        tag("div", canvas, tag("div", "no heights yet", class_="none", id="no-surface"), class_="stage"),
         tag("figcaption", tag("span", "", id="surface-note"), tag("span", *keys, class_="turn")),
     )
     return join(tag("h2", "The latest frame"), tag("div", segments, heights, surface, class_="latest"))

@@ -203,6 +203,7 @@ class RunWatch:
         if row is None:
             return
         entry, number, time = row
+        path = None if entry.path is None else Path(entry.path)
         told = session.execute(
             select(figure.name, figure.value, figure.sigma, figure.unit).where(figure.reconstruction_id == entry.id)
         )
@@ -210,7 +211,7 @@ class RunWatch:
             name: FigureEntry(number, time, name, value, sigma, unit) for name, value, sigma, unit in told.tuples()
         }
         self.shape = ReconstructionEntry(
-            entry.frame_id, number, time, entry.state, Path(entry.path), entry.seconds, entry.error, figures
+            entry.frame_id, number, time, entry.state, path, entry.seconds, entry.error, figures
         )
 
     def _journal(self, session: Session) -> None:
@@ -221,14 +222,14 @@ class RunWatch:
         current = session.execute(query.order_by(row.index.desc()).limit(1)).first()
         if current is None:
             return
-        address, kind, since = current
+        address, kind, intent = current
+        since = self._moment if intent is None else intent
         self._moment = max(self._moment, since)
         self.elapsed = self.seconds(self._moment)
         for number, (start, duration, place, label) in enumerate(self._plan, 1):
             if address == place or address.startswith(f"{place}["):
-                begin = session.scalar(
-                    select(func.min(row.intent_time)).where(of_run, row.address.startswith(place, autoescape=True))
-                )
+                within = (row.address == place) | row.address.startswith(f"{place}[", autoescape=True)
+                begin = session.scalar(select(func.min(row.intent_time)).where(of_run, within))
                 into = self.elapsed - self.seconds(begin or since)
                 self.left = max(0.0, self._duration - start - min(max(0.0, into), duration))
                 self.step = Step(number, len(self._plan), label)

@@ -101,14 +101,14 @@ class View:
         self._alarms.element.classes("alarms").on(
             "click", self._put_aside, js_handler="(e) => { const n = e.target.dataset?.aside; if (n) emit(Number(n)); }"
         )
-        self.main = ui.element("main").classes("page").props("id=content tabindex=-1")
+        self.main = ui.element("div").classes("page").props("id=content tabindex=-1")
         self.answer: Shown | None = None
         ui.timer(TICK, self._tick)
 
     def _bar(self, here: str) -> Markup:
         links = [tag("a", name, href=path, aria_current="page" if path == here else None) for path, name in _MENU]
         person = tag("span", f"{self.session.person} · {self.session.role}")
-        light = tag("button", "Light/dark", type="button", onclick="rilievo.theme()", aria_label="light or dark")
+        light = tag("button", "◐", type="button", onclick="rilievo.theme()", aria_label="light or dark", title="light or dark")
         out = tag("form", tag("button", "Leave", type="submit"), method="post", action="/logout")
         return tag(
             "header",

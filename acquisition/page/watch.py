@@ -204,7 +204,7 @@ class Watch:
             text = f"{many} could not be delivered yet: whoever relies on them does not know. See rilievo alerts list."
             found.append(Alarm("error", "Alerts do not arrive", text))
         found += [
-            Alarm(event.level, f"Error: {event.kind}", event.message, event.number)
+            Alarm(event.level, f"Something went wrong: {event.kind}", event.message, event.number)
             for event in reversed(self._events)
             if event.level == "error"
             and event.kind not in _TOLD_OTHERWISE

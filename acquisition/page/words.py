@@ -34,6 +34,8 @@ SIGNS = {
     "failed": "✕",
     "safe": "⚠",
 }
+_NO_FLOW = 4e-8
+"""mol/s (about 0.05 sccm) below which a controller's zero is a zero."""
 _WORDS = {
     "stopped": "stopped by a person",
     "safe": "ended in the safe state",
@@ -124,7 +126,11 @@ def tiles_html(sight: Sight) -> Markup:
     """Return the gauges with what was asked of them, the frames and the figures."""
     if sight.run is None:
         return Markup("")
-    tiles = [_gauge(gauge) for gauge in sight.gauges]
+    tiles = [_gauge(gauge) for gauge in sight.gauges if not _closed(gauge)]
+    if any(gauge.unit == "mol/s" for gauge in sight.gauges) and not any(
+        gauge.unit == "mol/s" and not _closed(gauge) for gauge in sight.gauges
+    ):
+        tiles.append(_tile("gas", "none", "no flow, none asked"))
     counts = sight.counts
     left_out = f", {counts.left_out} left out" if counts.left_out else ""
     failed = f", {counts.failed} failed" if counts.failed else ""
@@ -148,6 +154,11 @@ def _gauge(gauge: Gauge) -> Markup:
     told = asked if gauge.fresh else f"⚠ old, of {clock_time(gauge.time)}"
     label = label_of(gauge.channel, gauge.unit)
     return _tile(label, _reading(gauge.value, gauge.unit), told or "", "tile" if gauge.fresh else "tile old")
+
+
+def _closed(gauge: Gauge) -> bool:
+    """Return whether a gas neither flows nor is asked to, and says so freshly."""
+    return gauge.unit == "mol/s" and gauge.fresh and not gauge.asked and abs(gauge.value) < _NO_FLOW
 
 
 def _reading(value: float, unit: str) -> str:

@@ -47,6 +47,7 @@ const rilievo = (() => {
     if (viewer) { made.angle = viewer.angle; made.tilt = viewer.tilt; }
     made.slide(stretch);
     viewer = made;
+    $("no-surface").classList.add("hidden");
     viewer.draw();
     canvas.dataset.frame = number;
     tell();
@@ -97,6 +98,11 @@ const rilievo = (() => {
     const gap = 0.1, high = (1 - gap * (count - 1)) / count, top = 1 - index * (high + gap);
     return [Math.max(0, top - high), top];
   });
+  // The box has the height of the drawing, which plotly forgets when the window changes its size.
+  const draw = (id, traces, made) => {
+    $(id).style.height = `${made.height}px`;
+    return Plotly.react($(id), traces, made, settings);
+  };
   const moments = (start, seconds) => seconds.map((second) => (start + second) * 1000);
 
   function night(body) {
@@ -117,7 +123,7 @@ const rilievo = (() => {
       made.annotations.push(heading(words, spots[index][1]));
     });
     made.xaxis.anchor = panels.length > 1 ? `y${panels.length}` : "y";
-    return Plotly.react($("chart-night"), traces, made, settings);
+    return draw("chart-night", traces, made);
   }
   function figures(body) {
     const spots = places(body.figures.length), traces = [], made = layout(body.figures.length * (narrow() ? 165 : 175) + 50);
@@ -133,7 +139,7 @@ const rilievo = (() => {
       made.annotations.push(heading(`<b>${figure.title}</b>, ${figure.unit}   <span style="color:${paint}">${index ? "■" : "●"} estimate ± σ</span>`, spots[index][1]));
     });
     made.xaxis.anchor = body.figures.length > 1 ? `y${body.figures.length}` : "y";
-    return Plotly.react($("chart-figures"), traces, made, settings);
+    return draw("chart-figures", traces, made);
   }
   const charts = latest(async (version) => {
     wanted = version;
@@ -143,10 +149,10 @@ const rilievo = (() => {
     const body = await answer.json();
     await library();
     if (!$("chart-night")) return;
-    for (const [id, draw, parts] of [["chart-night", night, body.panels], ["chart-figures", figures, body.figures]]) {
+    for (const [id, make, parts] of [["chart-night", night, body.panels], ["chart-figures", figures, body.figures]]) {
       if (!parts.length || !visible.has(id)) continue;
       $(id).querySelector(".none")?.remove();
-      await draw(body);
+      await make(body);
     }
     drawn = version;
     $("chart-night").dataset.version = version;
