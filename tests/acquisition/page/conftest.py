@@ -47,7 +47,7 @@ def json_of(value: float, unit: str) -> dict[str, float | str]:
     return {"value": value, "unit": unit}
 
 
-def told_night(log: Log, store: Store, name: str = "a finished night", state: str = "finished", frames: int = 3) -> str:
+def tell_night(log: Log, store: Store, name: str = "a finished night", state: str = "finished", frames: int = 3) -> str:
     """Enter a small night with frames, heights and readings; return its id."""
     planned = [
         {"address": "steps[0].ramp", "kind": "ramp", "name": "heating"},
@@ -85,7 +85,7 @@ def told_night(log: Log, store: Store, name: str = "a finished night", state: st
     log.outcome(run, 0, START + timedelta(seconds=60), "done")
     log.intent(run, 1, START + timedelta(seconds=60))
     for number in range(frames):
-        expose(log, store, run, number, START + timedelta(seconds=70 + 20 * number))
+        expose_frame(log, store, run, number, START + timedelta(seconds=70 + 20 * number))
     if state != "running":
         log.set_state(run, "stopping", START + timedelta(seconds=150))
         log.set_state(run, state, START + timedelta(seconds=150), "as told" if state != "finished" else "")
@@ -99,7 +99,7 @@ class Figure:
     unit: str
 
 
-def expose(log: Log, store: Store, run: str, number: int, time: datetime, pixels: int = 32) -> None:
+def expose_frame(log: Log, store: Store, run: str, number: int, time: datetime, pixels: int = 32) -> None:
     """Enter a frame with its heights."""
     rng = np.random.default_rng(number)
     geometry = annular(4, 2e-3, 8e-3, 8e-3, threshold=KEV)
@@ -239,7 +239,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ending = threading.Event()
     told: list[tuple[str, str]] = []
     with wiring.open_laboratory(folder) as laboratory:
-        finished = told_night(laboratory.log, laboratory.store)
+        finished = tell_night(laboratory.log, laboratory.store)
         wiring.report(laboratory, finished)
         server = Server(
             folder,
@@ -328,3 +328,13 @@ def clock() -> RealClock:
 def laboratory(tmp_path: Path) -> Iterator[tuple[Log, Store]]:
     with Log.open(tmp_path / "rilievo.db") as log, Store(tmp_path / "runs") as store:
         yield log, store
+
+
+@pytest.fixture
+def told_night() -> Any:
+    return tell_night
+
+
+@pytest.fixture
+def expose() -> Any:
+    return expose_frame
