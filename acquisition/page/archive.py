@@ -40,17 +40,11 @@ class Archive:
         with self._log.query() as session:
             total = session.scalar(select(func.count()).select_from(row)) or 0
             query = select(row.id, row.name, row.state, row.reason, row.started, row.ended)
-            found = session.execute(query.order_by(row.number.desc()).offset(page * PAGE).limit(PAGE)).tuples().all()
+            found = session.execute(query.order_by(row.number.desc()).offset(page * PAGE).limit(PAGE)).all()
             frame = tables.FrameRow
-            counts = dict(
-                session.execute(
-                    select(frame.run_id, func.count())
-                    .where(frame.run_id.in_([run[0] for run in found]))
-                    .group_by(frame.run_id)
-                )
-                .tuples()
-                .all()
-            )
+            of_these = frame.run_id.in_([run[0] for run in found])
+            query = select(frame.run_id, func.count()).where(of_these).group_by(frame.run_id)
+            counts = {row[0]: int(row[1]) for row in session.execute(query)}
         if not found:
             return tag("p", "No runs yet: the first one that is played appears here.", class_="none")
         rows = [_row(*run, counts.get(run[0], 0)) for run in found]

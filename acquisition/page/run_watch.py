@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from acquisition import tables
@@ -178,9 +178,9 @@ class RunWatch:
         self.frame = None if lit is None else _frame(lit)
         if lit is not None:
             self._moment = max(self._moment, lit.time)
-        dark = dict(session.execute(select(frame.dark, func.count()).where(of_run).group_by(frame.dark)).tuples().all())
+        dark = _counted(session, select(frame.dark, func.count()).where(of_run).group_by(frame.dark))
         states = select(made.state, func.count()).join(frame, frame.id == made.frame_id).where(of_run)
-        became = dict(session.execute(states.group_by(made.state)).tuples().all())
+        became = _counted(session, states.group_by(made.state))
         self.counts = Counts(
             dark.get(False, 0),
             dark.get(True, 0),
@@ -207,9 +207,7 @@ class RunWatch:
         told = session.execute(
             select(figure.name, figure.value, figure.sigma, figure.unit).where(figure.reconstruction_id == entry.id)
         )
-        figures = {
-            name: FigureEntry(number, time, name, value, sigma, unit) for name, value, sigma, unit in told.tuples()
-        }
+        figures = {name: FigureEntry(number, time, name, value, sigma, unit) for name, value, sigma, unit in told}
         self.shape = ReconstructionEntry(
             entry.frame_id, number, time, entry.state, path, entry.seconds, entry.error, figures
         )
@@ -236,6 +234,10 @@ class RunWatch:
                 return
         self.left = max(0.0, self._duration - self.elapsed) if self._plan else None
         self.step = Step(0, len(self._plan), kind)
+
+
+def _counted(session: Session, query: Select[*tuple[Any, ...]]) -> dict[Any, int]:
+    return {row[0]: int(row[1]) for row in session.execute(query)}
 
 
 def _timeline(plan: Mapping[str, Any] | None) -> list[tuple[float, float, str, str]]:

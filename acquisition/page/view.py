@@ -108,7 +108,9 @@ class View:
     def _bar(self, here: str) -> Markup:
         links = [tag("a", name, href=path, aria_current="page" if path == here else None) for path, name in _MENU]
         person = tag("span", f"{self.session.person} · {self.session.role}")
-        light = tag("button", "◐", type="button", onclick="rilievo.theme()", aria_label="light or dark", title="light or dark")
+        light = tag(
+            "button", "◐", type="button", onclick="rilievo.theme()", aria_label="light or dark", title="light or dark"
+        )
         out = tag("form", tag("button", "Leave", type="submit"), method="post", action="/logout")
         return tag(
             "header",

@@ -60,6 +60,7 @@ class Watch:
         self._open: tuple[Booking, ...] = ()
         self._undelivered = 0
         self._played = False
+        self._unplayed: float | None = None
         self._segments: tuple[str, tuple[str, ...]] = ("", ())
         self._traces: tuple[tuple[str, int, float], bytes] = (("", 0, 0.0), b"")
         self._turn = threading.Lock()
@@ -158,7 +159,7 @@ class Watch:
             self.night = None
             return None
         if self.night is None or self.night.run.id != run.id:
-            self._played = False
+            self._played, self._unplayed = False, None
             self._looked_slowly = float("-inf")
             night = RunWatch(self._log, run)
         else:
@@ -187,6 +188,7 @@ class Watch:
         self._open = tuple(self._bookings.all(OPEN))
         self._undelivered = self._count_undelivered(self._clock.now())
         self._played = run is not None and holder(self._store.folder(run.id), PLAYED) is not None
+        self._unplayed = None if self._played else now if self._unplayed is None else self._unplayed
 
     def _count_undelivered(self, now: datetime) -> int:
         row = tables.AlertRow
@@ -229,7 +231,8 @@ class Watch:
             moved = None if stall is None else self._moved_since(run, stall.time)
             if stall is not None and not moved:
                 found.append(Alarm("error", "The run stands still", stall.message))
-            if not self._played and self._clock.monotonic() > self._looked_slowly and self._clock.now() > run.started:
+            # A run is in the database a moment before its process has locked its folder.
+            if self._unplayed is not None and self._clock.monotonic() - self._unplayed >= SLOWLY:
                 text = f"no process plays this run any more. rilievo resume {run.id} goes on with it."
                 found.append(Alarm("error", "The run was interrupted", text))
         return found
