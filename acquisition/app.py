@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from acquisition.guard import Guard
     from acquisition.log import Log
     from acquisition.night import Night
+    from acquisition.ownership import Ownership
     from acquisition.plan import Plan
     from acquisition.recipe import LoadedRecipe, Recipe
     from acquisition.records import FrameEntry, Run
@@ -269,6 +270,8 @@ def begin(
     _keep_instrument(folder, instrument, memory)
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
+        if not is_simulated(instrument):
+            stack.enter_context(_hardware(laboratory, instrument.name))
         guard = _guard(laboratory, run_id, speed, instrument)
         stack.callback(guard.dismiss)
         night = _night(laboratory, run_id, actions, instrument, live, loaded.recipe)
@@ -316,6 +319,13 @@ def _night(
         resumption=resumption,
         dose_limit=None if dose is None else si(dose),
     )
+
+
+def _hardware(laboratory: Laboratory, name: str) -> Ownership:
+    """Take real hardware for one run: two that play on one microscope would undo each other's setpoints."""
+    from acquisition.ownership import Ownership
+
+    return Ownership.take(laboratory.folder, f"instrument {name}")
 
 
 def _guard(laboratory: Laboratory, run_id: str, speed: float | None, instrument: Instrument | None = None) -> Guard:
@@ -379,10 +389,12 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
         raise RunError(
             f"run {run.id} was interrupted before it began ({folder / INSTRUMENT} is missing); start it anew"
         )
-    memory = folder / MEMORY
     speed = (run.options or {}).get("speed")
     with ExitStack() as stack:
         stack.enter_context(Ownership.take(folder, OWNER))
+        memory = folder / MEMORY
+        if not memory.exists():
+            stack.enter_context(_hardware(laboratory, laboratory.log.instrument(run.id).name))
         relieve(folder)
         guard = _guard(laboratory, run.id, speed)
         stack.callback(_let_go, guard, laboratory.log, run.id)

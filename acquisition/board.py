@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
+from sqlalchemy import func, select
 
+from acquisition.tables import EventRow
 from acquisition.terminal import console, table, time_text
 from acquisition.triggers import After, At, Cron, in_words, local_zone, wall
 from acquisition.wording import duration_text
@@ -173,8 +175,8 @@ class EventLines:
         self._log = log
         self._as_json = as_json
         self._last = 0
-        with suppress(RilievoError):
-            self._last = max((event.number for event in log.events(None)), default=0)
+        with suppress(RilievoError), log.query() as session:
+            self._last = session.scalar(select(func.max(EventRow.number))) or 0
 
     def print_new(self) -> None:
         """Print what came since the last call; a database that does not answer is asked again by the next."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from acquisition.actions import CorrectDrift
 from acquisition.effort import SETTLING
-from acquisition.hands import Hands, Result, in_unit, move, standing, turned
+from acquisition.hands import Hands, Result, in_unit, move, size, standing, turned
 from acquisition.registration import displacement
 from drivers.contract import Parameter
-from drivers.errors import LimitError
+from drivers.errors import DoseError, LimitError
 from drivers.frame import Frame
 from drivers.units import si
 
@@ -85,13 +85,14 @@ def correct_drift(hands: Hands, action: CorrectDrift) -> Result | None:
     Returns
     -------
     mapping or None
-        What was seen and done, with the anchor for the correction that follows; None where the frame was skipped.
+        What was seen and done, with the anchor for the correction that follows; that of the correction before where
+        the frame was skipped.
     """
     taken = hands.taken(f"{action.group}[{action.number}]")
-    if taken is None:
-        return None
-    number, frame = taken
     before = hands.result(action.previous) if action.previous is not None else None
+    if taken is None:
+        return before  # what was known is handed on
+    number, frame = taken
     if before is None:
         known = _Standing(number)
         return _told(hands, action, number, "anchored", known, {})
@@ -142,12 +143,12 @@ def _followed(
     facts: dict[str, Any],
 ) -> Result:
     """Move the field by what the sample is displaced, and choose the anchor of the next correction."""
-    back = {axis: standing(axis) for axis in _axes(hands)}
-    by = _move(hands, action, seen)
+    back = {axis: _stood(axis, frame) for axis in _axes(hands)}
+    by = _move(hands, action, seen, back)
     left = (0.0, 0.0)
     if by == "stage" or (by and not known.verified and hypot(*seen) > LEAST * frame.beam.pixel_size):
         # A stage has backlash, and the first step of all proves that the axes are as thought.
-        control, after = _seen(hands, known, hands.expose())
+        control, after = _control(hands, known)
         facts["control"] = after
         doubt = SURE * frame.beam.pixel_size * hypot(facts["sigma"], after.get("sigma", 0.0))
         if control is not None and hypot(*control) > hypot(*seen) + doubt:
@@ -174,6 +175,27 @@ def _followed(
     return _told(hands, action, number, "corrected" if by else "beyond reach", following, facts)
 
 
+def _control(hands: Hands, known: _Standing) -> tuple[tuple[float, float] | None, dict[str, Any]]:
+    """Return what a frame right after a step shows; nothing where the area has had its dose."""
+    try:
+        return _seen(hands, known, hands.expose())
+    except DoseError as error:
+        return None, {"why": str(error)}
+
+
+def _stood(axis: Parameter, frame: Frame) -> float:
+    """Return where an axis stood when a frame was taken, SI.
+
+    That is where it was sent, unless the readback tells that it has been sent elsewhere since: a correction that was
+    interrupted before its outcome is done again, and must not add up.
+    """
+    now, reading = standing(axis), frame.readbacks.get(axis.name)
+    if reading is None:
+        return now
+    then = si(reading.value)
+    return now if abs(then - now) <= max(axis.tolerance * size(axis), 1e-12) else then
+
+
 def _axes(hands: Hands) -> tuple[Parameter, ...]:
     column, stage = hands.instrument.column, hands.instrument.stage
     return (column.beam_shift_x, column.beam_shift_y, stage.x, stage.y)
@@ -184,18 +206,18 @@ def _shift(hands: Hands, step: tuple[float, float]) -> bool:
     return _try(hands, {axis: standing(axis) + part for axis, part in zip(_axes(hands)[:2], step, strict=True)})
 
 
-def _move(hands: Hands, action: CorrectDrift, step: tuple[float, float]) -> str:
-    """Move the field by ``step`` (m); return by what: empty where nothing reaches."""
+def _move(hands: Hands, action: CorrectDrift, step: tuple[float, float], stood: Mapping[Parameter, float]) -> str:
+    """Move the field by ``step`` (m) from where it stood; return by what: empty where nothing reaches."""
     stage = hands.instrument.stage
     shift = _axes(hands)[:2]
-    targets = {axis: standing(axis) + part for axis, part in zip(shift, step, strict=True)}
+    targets = {axis: stood[axis] + part for axis, part in zip(shift, step, strict=True)}
     within = all(abs(target) <= si(action.limit) for target in targets.values())
     if action.by == "beam_shift" and within and _try(hands, targets):
         return "beam_shift"
     # The stage takes over what the beam had shifted, too, and the beam returns to its axis.
     whole = tuple(targets.values()) if action.by == "beam_shift" else step
     parts = turned(hands, whole[0], whole[1])
-    axes = {axis: standing(axis) + part for axis, part in zip((stage.x, stage.y), parts, strict=True)}
+    axes = {axis: stood[axis] + part for axis, part in zip((stage.x, stage.y), parts, strict=True)}
     if action.by == "beam_shift":
         axes |= dict.fromkeys(shift, 0.0)
     if not _try(hands, axes):

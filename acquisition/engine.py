@@ -35,7 +35,7 @@ from acquisition.actions import (
     Stigmation,
 )
 from acquisition.balancing import balance
-from acquisition.beam_check import check_beam
+from acquisition.beam_check import beam_is_back, check_beam
 from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
 from acquisition.conditions import Condition
 from acquisition.dose import DoseLedger
@@ -46,7 +46,7 @@ from acquisition.focusing import autofocus, stigmation
 from acquisition.hands import Hands, Result
 from acquisition.ledger import Ledger
 from acquisition.lent import Lender, LentHands
-from acquisition.records import Records
+from acquisition.oddities import Oddities
 from acquisition.requests import Requests, SafeRequest, StopRequest
 from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeState
@@ -56,6 +56,7 @@ from acquisition.timing import Timing
 from acquisition.watchdog import Pace, Watchdog
 from drivers.contract import Exposure, Instrument, Parameter, Scan
 from drivers.errors import (
+    BeamLost,
     DatabaseError,
     DeviceError,
     DoseError,
@@ -136,8 +137,6 @@ class Engine:
         From a frame's number to the file for its heights; needed with ``feed``.
     watchdog : Watchdog, optional
         Is told what each action should take, and when it moves on.
-    records : Records
-        What the run has told so far.
     dose_limit : float, optional, C/m²
         What every area may have; the recipe's ``limits.dose``.
     """
@@ -152,7 +151,6 @@ class Engine:
         feed: LiveFeed | None = None,
         heights: Callable[[int], Path] | None = None,
         watchdog: Watchdog | None = None,
-        records: Records,
         dose_limit: float | None = None,
     ) -> None:
         self._instrument = instrument
@@ -175,7 +173,7 @@ class Engine:
         self._darks: list[Frame] = []
         self._taken: list[Frame] = []
         self._series: _Series | None = None
-        self._stale: frozenset[str] = frozenset()
+        self.oddities = Oddities(self._clock, self.tell)
         self._index = 0
         self._waited = 0.0
         self._marked = 0.0
@@ -186,8 +184,7 @@ class Engine:
             self.send, self.wait, self.wait_arrived, self.expose, self.keep, self.tell,
             scan=lambda: self._scan, index=lambda: self._index,
         )  # fmt: skip
-        doses = DoseLedger(dose_limit)
-        self.hands = LentHands(lender, instrument, records, log, store, run_id, doses)
+        self.hands = LentHands(lender, instrument, log, store, run_id, DoseLedger(dose_limit))
         self._handlers: dict[type[Any], Callable[[Any], Result | None]] = {
             Configure: self._configure,
             SetGas: self._set_gas,
@@ -201,7 +198,7 @@ class Engine:
             Autofocus: self._with_hands(autofocus),
             Stigmation: self._with_hands(stigmation),
             Balance: self._with_hands(balance),
-            BeamCheck: self._with_hands(check_beam),
+            BeamCheck: self._check_beam,
             CorrectDrift: self._with_hands(correct_drift),
             Decide: self._with_hands(adaptive.decide),
         }
@@ -306,6 +303,7 @@ class Engine:
         self._darks = [self._store.read(stored.path) for stored in resumption.darks]
         self._taken = [self._store.read(stored.path) for stored in resumption.taken]
         self._retry("restoring the instrument", lambda: resumption.restore(self))
+        self._retry("coming back from an adjustment", self.hands.come_home)
         self._waited = resumption.waited
         series = resumption.series
         if series is not None:
@@ -358,6 +356,8 @@ class Engine:
         wait, seconds = self._pace.of(action, temperature)
         if isinstance(action, Acquire) and self._series is not None:
             wait = max(self._series.began + si(action.offset) - self._clock.monotonic(), 0.0)
+            if self._series.pacing is not None:
+                wait = si(self._series.pacing.action.every)
         if isinstance(action, Ramp) and action.at_most is not None:
             seconds = max(seconds, si(action.at_most))
         self._watchdog.expect(action.address, seconds, wait=wait)
@@ -377,7 +377,7 @@ class Engine:
     def _retry(self, what: str, attempt: Callable[[], T]) -> T:
         """Return what ``attempt`` returns; tried again, with growing pauses, where a device did not do its part.
 
-        Where something must come back first (the database, the beam), the run is suspended between the attempts.
+        Where something must come back first, such as the database, the run is suspended between the attempts.
         """
         tries, began = 0, self._clock.monotonic()
         while True:
@@ -652,6 +652,15 @@ class Engine:
         self.keep(frame)
         self.hands.took(action.address, number, frame)
 
+    def _check_beam(self, action: BeamCheck) -> Result:
+        """Compare the probe current; suspended, where the recipe says so, until it has come back."""
+        while True:
+            try:
+                return check_beam(self.hands, action)
+            except BeamLost as lost:
+                self._need("beam", str(lost), lambda: beam_is_back(self.hands, action))
+                self._obey()
+
     def _set(self, action: Set) -> None:
         parameter = self._instrument.parameter(action.parameter)
         self.send(parameter, action.value)
@@ -667,7 +676,7 @@ class Engine:
         self._requests.raise_if_ended()
         with self.safe_state.sending():
             parameter.set(value)
-        self._log.setpoint(self._run_id, parameter.name, value.to(parameter.unit), self._clock.now(), self._index)
+        self._log.setpoint(self._run_id, parameter.name, value, self._clock.now(), self._index)
         self.hands.moved(parameter, value)
         if parameter.name.startswith("detector."):
             self._darks = []  # brightness and contrast move the offsets
@@ -679,7 +688,7 @@ class Engine:
 
     def _log_setpoint(self, parameter: Parameter, value: Q) -> None:
         now = self._clock.now()
-        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value.to(parameter.unit), now)
+        self._log_safely(self._log.setpoint, self._run_id, parameter.name, value, now)
 
     def expose(self, scan: Scan | None = None, *, beam: bool) -> Frame:
         """Take one frame, of the run's own raster unless given; the beam is on the sample for it and no longer."""
@@ -721,6 +730,8 @@ class Engine:
     def keep(self, frame: Frame) -> None:
         """Store, log, acknowledge and offer one frame."""
         number = self.progress.frames
+        asked = self._instrument.column.probe_current.setpoint
+        self.oddities.frame(frame, None if asked is None else si(asked))
         stored = self._insist("disk", lambda: self._store.append(self._run_id, number, frame))
         frame_id = self._log.frame(self._run_id, number, self._index, frame, stored)
         self.progress = replace(self.progress, frames=number + 1)
@@ -731,17 +742,15 @@ class Engine:
         if self._series is not None:
             self._series.frames.add(frame_id)
         if self._feed is not None and not frame.dark and not self._feed.offer(frame_id, frame, self._heights(number)):
+            self._numbers.pop(frame_id, None)
             self._log.reconstruction(frame_id, "left out")
             self.progress = replace(self.progress, left_out=self.progress.left_out + 1)
         self._store_results()
 
     def _readbacks(self) -> Mapping[str, Reading]:
-        """Return what the channels say; those that have begun to repeat an old value are told."""
+        """Return what the channels say."""
         readings, _ = self._instrument.read_all()
-        stale = frozenset(name for name, reading in readings.items() if not reading.fresh)
-        for name in sorted(stale - self._stale):
-            self.tell("warning", "readback", f"{name} repeats an old value, of {readings[name].time:%H:%M:%S} UTC")
-        self._stale = stale
+        self.oddities.readings(readings)
         return readings
 
     def _store_results(self, rest: bool = False) -> None:
@@ -758,12 +767,14 @@ class Engine:
             self.tell("warning", "heights", f"no more live heights: {self._feed.broken}; they are made after the run")
 
     def _store_result(self, result: LiveResult) -> None:
+        taken = self._numbers.pop(result.frame_id, None)
         error = log_result(self._log, self._store, result, later=True)
         if error is not None:
             self.tell("warning", "heights", f"no heights for frame {result.frame_id}: {error}")
             return
         figures = {name: (f.value, f.sigma, f.unit) for name, f in result.figures.items()}
-        self.hands.figures.add(*self._numbers.pop(result.frame_id), figures)
+        if taken is not None:
+            self.hands.figures.add(*taken, figures)
         self.progress = replace(self.progress, heights=self.progress.heights + 1, figures=figures)
         if self._series is not None and result.frame_id in self._series.frames:
             self._judge(self._series)

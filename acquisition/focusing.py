@@ -85,14 +85,17 @@ def _search(hands: Hands, action: Search, parameter: Parameter, width: float, to
     """
     lens = _Lens(hands, action, parameter)
     old = standing(parameter)
+    hands.leave(parameter)
     try:
         outcome, setting, facts = _passes(lens, old, width, tolerance)
     except BaseException:
         with suppress(RilievoError):  # the reason why the search ended is the one to be told
             hands.send(parameter, in_unit(parameter, old))
+            hands.settled(parameter)
         raise
     if outcome != "found":
         move(hands, {parameter: old})
+    hands.settled(parameter)
     data = {
         "parameter": parameter.name,
         "outcome": outcome,

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from acquisition.actions import Place
 from drivers.clock import Clock
 from drivers.contract import Instrument, Parameter, Scan
-from drivers.errors import LimitError
+from drivers.errors import DoseError, LimitError
 from drivers.frame import Frame
 from drivers.units import Q, quantity, si
 
@@ -100,6 +100,15 @@ class Hands(Protocol):
     def correct(self, kind: str, data: Mapping[str, Any]) -> None:
         """Enter in the log what was corrected, with the evidence."""
 
+    def leave(self, *parameters: Parameter) -> None:
+        """Note where parameters stand that a procedure is about to move for a while.
+
+        A run that is interrupted before :meth:`settled` brings them back there when it is resumed.
+        """
+
+    def settled(self, *parameters: Parameter) -> None:
+        """Note that parameters stand where they are to stay."""
+
     def latest(self, figure: str) -> Latest | None:
         """Return a figure (or its rate, as ``coverage_rate``) of the last frame that has it."""
 
@@ -183,6 +192,7 @@ class Away:
             steps = turned(self._hands, *self._offset)
             targets = {axis: standing(axis) + step for axis, step in zip((stage.x, stage.y), steps, strict=True)}
         self._back = {axis: standing(axis) for axis in targets}
+        self._hands.leave(*self._back)
         try:
             move(self._hands, targets)
         except BaseException:
@@ -191,10 +201,12 @@ class Away:
 
     def __exit__(self, *exception: object) -> None:
         if self._back:
-            self._return(wait=exception[0] is None)
+            # After a dose that is used up the run goes on; whatever else ends the visit does not wait.
+            self._return(wait=exception[0] is None or exception[0] is DoseError)
 
     def _return(self, *, wait: bool = False) -> None:
         for axis, value in self._back.items():
             self._hands.send(axis, in_unit(axis, value))
         if wait:
             self._hands.wait_arrived(list(self._back), ARRIVED)
+        self._hands.settled(*self._back)

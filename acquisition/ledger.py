@@ -23,6 +23,7 @@ from acquisition import sidecar
 from acquisition.database import Refusal
 from acquisition.entry import Entries, Entry
 from acquisition.log import Log
+from acquisition.records import Records
 from acquisition.sidecar import Line, Sidecar
 from acquisition.store import Store
 from acquisition.writer import Mark
@@ -130,6 +131,11 @@ class Ledger(Entries):
         return (
             f"{self._reason}; the side-car journal cannot be written either ({self._kept_by}), entries wait in memory"
         )
+
+    @property
+    def records(self) -> Records:
+        """What is in the database already, to read."""
+        return self._log
 
     def __enter__(self) -> Self:
         return self
@@ -284,20 +290,18 @@ class Ledger(Entries):
                 return
 
     def _end_well(self) -> None:
-        """Remove the side-car, and tell what was."""
-        damaged, reason = self._sidecar.damaged, self._reason
-        if self._sidecar.exists:
-            self._sidecar.remove()
-        told = f"{self._entered} entries waited in the side-car journal and are in the database now; {reason}"
+        """Tell what was, and remove the side-car: an entry that goes through is the proof that the database is back."""
+        told = f"{self._entered} entries waited in the side-car journal and are in the database now; {self._reason}"
+        damaged = self._sidecar.damaged
         if damaged:
             told += f"; {damaged} lines of it were damaged, and are kept beside it"
         if self.lost:
             told += f"; {self.lost} entries were lost, since the disk did not take them either"
-        level = "error" if damaged or self.lost else "warning"
+        self._tell("error" if damaged or self.lost else "warning", told)
+        if self._sidecar.exists:
+            self._sidecar.remove()
         self._entered = self.lost = 0
         self._reason = ""
-        with suppress(RilievoError):  # the next entry finds out that the database is gone again
-            self._tell(level, told)
 
 
 def _by_session(lines: Sequence[Line]) -> list[list[Line]]:

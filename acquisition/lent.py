@@ -11,9 +11,9 @@ from acquisition.actions import Action
 from acquisition.adaptive import FigureHistory
 from acquisition.conditions import FIGURES
 from acquisition.dose import EXPOSURE, PLACE, DoseLedger, Field, axes_of, field_to_json
-from acquisition.entry import Entries
-from acquisition.hands import Latest, Result
-from acquisition.records import Correction, Records
+from acquisition.hands import Latest, Result, move, standing
+from acquisition.ledger import Ledger
+from acquisition.records import Correction
 from acquisition.store import Store
 from drivers.clock import Clock
 from drivers.contract import Instrument, Parameter, Scan
@@ -21,6 +21,8 @@ from drivers.errors import DoseError, RunError
 from drivers.frame import Frame
 from drivers.units import Q, format_quantity, quantity, si
 
+HOME = "home"
+"""Kind of the log's corrections that tell where parameters belong which a procedure has moved for a while."""
 REMEMBERED = 4
 """Frames that are kept in memory for a comparison."""
 
@@ -71,10 +73,7 @@ class LentHands:
     ----------
     lender : Lender
     instrument : Instrument
-    log : Records
-        What the run has told so far.
-    entries : Entries
-        Where it tells more.
+    log : Ledger
     store : Store
     run_id : str
     ledger : DoseLedger
@@ -85,8 +84,7 @@ class LentHands:
 
     lender: Lender
     instrument: Instrument
-    log: Records
-    entries: Entries
+    log: Ledger
     store: Store
     run_id: str
     ledger: DoseLedger = field(default_factory=DoseLedger)
@@ -96,11 +94,12 @@ class LentHands:
     _last: tuple[str, int, Frame] | None = None
     _frames: OrderedDict[int, Frame] = field(default_factory=OrderedDict)
     _refused: Field | None = None
+    _home: dict[str, float] = field(default_factory=dict)
 
     def begin(self, actions: Sequence[Action]) -> None:
         """Get ready for a run's actions; one that was begun before goes on with what its log holds."""
         self._indices = {action.address: index for index, action in enumerate(actions)}
-        corrections = self.log.corrections(self.run_id)
+        corrections = self.log.records.corrections(self.run_id)
         if any(correction.kind == PLACE for correction in corrections):
             self._recall(corrections)
             return
@@ -108,13 +107,17 @@ class LentHands:
         self.correct(PLACE, self.ledger.axes)
 
     def _recall(self, corrections: Sequence[Correction]) -> None:
-        frames = self.log.frames(self.run_id)
-        self.ledger = DoseLedger.of(frames, self.log.setpoints(self.run_id), corrections, self.ledger.limit)
-        entries = [entry for name in FIGURES for entry in self.log.figures(self.run_id, name)]
-        self.figures = FigureHistory.of(entries)
+        records, limit = self.log.records, self.ledger.limit
+        frames, setpoints = records.frames(self.run_id), records.setpoints(self.run_id)
+        self.ledger = DoseLedger.of(frames, setpoints, corrections, limit)
+        self.figures = FigureHistory.of(entry for name in FIGURES for entry in records.figures(self.run_id, name))
         self._results = {
-            action.address: action.result for action in self.log.actions(self.run_id) if action.result is not None
+            action.address: action.result
+            for action in records.actions(self.run_id)
+            if action.result is not None and action.state == "done"
         }
+        homes = [dict(correction.data) for correction in corrections if correction.kind == HOME]
+        self._home = homes[-1] if homes else {}
 
     @property
     def clock(self) -> Clock:
@@ -151,7 +154,25 @@ class LentHands:
 
     def correct(self, kind: str, data: Mapping[str, Any]) -> None:
         """Enter in the log what was corrected."""
-        self.entries.correction(self.run_id, self.clock.now(), kind, data, self.lender.index())
+        self.log.correction(self.run_id, self.clock.now(), kind, data, self.lender.index())
+
+    def leave(self, *parameters: Parameter) -> None:
+        """Note where parameters stand that a procedure is about to move and will bring back, or to somewhere better."""
+        self._home |= {parameter.name: standing(parameter) for parameter in parameters}
+        self.correct(HOME, self._home)
+
+    def settled(self, *parameters: Parameter) -> None:
+        """Note that parameters stand where they are to stay."""
+        for parameter in parameters:
+            self._home.pop(parameter.name, None)
+        self.correct(HOME, self._home)
+
+    def come_home(self) -> None:
+        """Bring back what a procedure had moved when the run was interrupted."""
+        parameters = [self.instrument.parameter(name) for name in sorted(self._home)]
+        if parameters:
+            move(self, {parameter: self._home[parameter.name] for parameter in parameters})
+            self.settled(*parameters)
 
     def latest(self, figure: str) -> Latest | None:
         """Return a figure, or its rate, of the last frame that has it."""
@@ -221,13 +242,13 @@ class LentHands:
             self._pin(number, frame)
             return number, frame
         index = self._indices.get(address)
-        found = [entry.number for entry in self.log.frames(self.run_id) if entry.action_index == index]
+        found = [entry.number for entry in self.log.records.frames(self.run_id) if entry.action_index == index]
         return (found[-1], self.frame(found[-1])) if found and index is not None else None
 
     def frame(self, number: int) -> Frame:
         """Return a frame of this run, from memory or from the store."""
         if number not in self._frames:
-            entry = next(entry for entry in self.log.frames(self.run_id) if entry.number == number)
+            entry = next(entry for entry in self.log.records.frames(self.run_id) if entry.number == number)
             self._pin(number, self.store.read(entry.stored.path))
         self._frames.move_to_end(number)
         return self._frames[number]

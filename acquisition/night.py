@@ -93,7 +93,6 @@ class Night:
             feed=feed,
             heights=partial(heights_path, store, run_id),
             watchdog=watchdog,
-            records=log,
             dose_limit=dose_limit,
         )
         self.telemetry = Telemetry(instrument, self._ledger, run_id, period)
@@ -105,6 +104,7 @@ class Night:
             watchdog=watchdog,
         )
         self.telemetry.listen(self.watch.push_all)
+        self.telemetry.listen(self.engine.oddities.readings)
         self._actions = actions
         self._resumption = resumption
         self.closers = ExitStack()

@@ -6,7 +6,8 @@ variance for a displacement, because what is noise says nothing of it however wh
 the detector, stays where it is while the sample moves, and is left out. The peak of the correlation is found on a fine
 grid by a discrete Fourier transform about it.
 
-E. J. Hannan and P. J. Thomson, Biometrika 60, 469 (1973); C. H. Knapp and G. C. Carter, IEEE Trans. ASSP 24, 320 (1976).
+E. J. Hannan and P. J. Thomson, Biometrika 60, 469 (1973); C. H. Knapp and G. C. Carter, IEEE Transactions on
+Acoustics, Speech, and Signal Processing 24, 320 (1976).
 """
 
 from __future__ import annotations

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, ColumnElement, String, cast, func, select, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Integer, String, cast, func, select, type_coerce
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from acquisition import tables
 from acquisition.spans import SPAN
 
+PLAIN = 10_000
+"""Readings up to which a view is made of themselves."""
 _LENGTH = timedelta(seconds=SPAN)
 _EVER = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
@@ -56,16 +57,25 @@ class Window:
         """Return the readings, thinned to about ``max_points`` where that is given."""
         if max_points is None:
             return self._readings(self.since, self.until)
-        spans = self._spans()
-        # Two points for each span: enough where not much more than that are asked for.
-        if spans is not None and 4 * len(spans[0].values) >= max_points:
+        spans = None if self._is_short() else self._spans()
+        if spans is not None:
             return self._of_spans(*spans, max_points)
         return thinned(self._readings(self.since, self.until), max_points)
+
+    def _is_short(self) -> bool:
+        """Return whether the readings themselves are few enough."""
+        row = tables.ReadingRow
+        query = select(row.id).where(row.channel_id == self.channel.id)
+        if self.since is not None:
+            query = query.where(row.time >= self.since)
+        if self.until is not None:
+            query = query.where(row.time <= self.until)
+        return self.session.execute(query.order_by(row.time).offset(PLAIN).limit(1)).first() is None
 
     def _readings(self, since: datetime | None, until: datetime | None, edge: str = "") -> Series:
         """Return readings themselves; ``edge`` says whether only the first or the last of them."""
         row = tables.ReadingRow
-        query = select(self._moment(row.time), row.value, row.fresh).where(row.channel_id == self.channel.id)
+        query = select(self._moment(row.time), row.value, _plain(row.fresh)).where(row.channel_id == self.channel.id)
         if since is not None:
             query = query.where(row.time >= since)
         if until is not None:
@@ -85,7 +95,7 @@ class Window:
             select(
                 self._moment(row.low_time),
                 row.low,
-                row.fresh,
+                _plain(row.fresh),
                 self._moment(row.high_time),
                 row.high,
                 self._moment(row.start),
@@ -107,10 +117,8 @@ class Window:
 
     def _of_spans(self, lows: Series, highs: Series, max_points: int) -> Series:
         stretches = max(1, (max_points - 2) // 2)
-        edges = np.linspace(0, len(lows.values), min(stretches, len(lows.values)) + 1).astype(np.int64)
-        lowest = [int(begin + lows.values[begin:end].argmin()) for begin, end in pairwise(edges)]
-        highest = [int(begin + highs.values[begin:end].argmax()) for begin, end in pairwise(edges)]
-        parts = [_chosen(lows, np.array(lowest)), _chosen(highs, np.array(highest)), *self._margins()]
+        lowest, highest = _extremes(lows.values, stretches, False), _extremes(highs.values, stretches, True)
+        parts = [_chosen(lows, lowest), _chosen(highs, highest), *self._margins()]
         parts += [self._readings(self.since, self.until, edge) for edge in ("first", "last")]
         times, values, fresh = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("times", "values", "fresh")
@@ -143,6 +151,11 @@ class Window:
         return cast(func.extract("epoch", column) * 1_000_000, BigInteger)
 
 
+def _plain(column: InstrumentedAttribute[bool]) -> ColumnElement[Any]:
+    """Return a truth value as the driver gives it."""
+    return type_coerce(column, Integer)
+
+
 def _moments(told: list[str] | list[int]) -> NDArray[np.datetime64]:
     if told and isinstance(told[0], int):
         return np.array(told, dtype=np.int64).astype("datetime64[us]")
@@ -162,9 +175,16 @@ def thinned(series: Series, max_points: int) -> Series:
     if count <= max(2, max_points):
         return series
     with_ends = max_points >= 4
-    edges = np.linspace(0, count, max(1, max_points // 2 - with_ends) + 1).astype(np.int64)
-    keep: set[int] = {0, count - 1} if with_ends else set()
-    for begin, end in pairwise(edges):
-        part = series.values[begin:end]
-        keep.update((int(begin + part.argmin()), int(begin + part.argmax())))
-    return _chosen(series, np.array(sorted(keep)))
+    stretches = max(1, max_points // 2 - with_ends)
+    kept = [_extremes(series.values, stretches, highest) for highest in (False, True)]
+    ends = [np.array([0, count - 1])] if with_ends else []
+    return _chosen(series, np.unique(np.concatenate([*kept, *ends])))
+
+
+def _extremes(values: NDArray[np.float64], stretches: int, highest: bool) -> NDArray[np.int64]:
+    """Return where the lowest (or highest) value of each of so many stretches of equal length stands."""
+    edges = np.linspace(0, len(values), min(stretches, len(values)) + 1).astype(np.int64)
+    stretch = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    order = np.lexsort((-values if highest else values, stretch))
+    first: NDArray[np.int64] = order[edges[:-1]]
+    return first

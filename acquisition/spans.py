@@ -1,6 +1,6 @@
 """Stretches of readings, summed up: what a view of a whole night is drawn from.
 
-A span holds the lowest and the highest reading of a channel within half a minute, each with its time, so that a view
+A span holds the lowest and the highest reading of a channel within ten seconds, each with its time, so that a view
 made of spans shows real readings and loses no peak. It is entered in the transaction of its readings; one that goes on
 in a later transaction is merged there.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import and_, case
 
-SPAN = 30.0
+SPAN = 10.0
 """Length of a stretch, s; the stretches begin at whole multiples of it, UTC."""
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)

@@ -48,7 +48,7 @@ class Telemetry:
     -----
     The thread's place on the clock is taken when the object is made; ``start`` lets it go, ``close`` ends it. Nothing
     that a channel, a listener or the database does ends it earlier. Batches are written by a second thread, one after
-    the other, so that a slow database delays no sample; on a virtual clock the sampling waits for it, and time with it.
+    the other, so that a slow database delays no sample; on a virtual clock this one writes, and time waits for it.
     """
 
     def __init__(
@@ -174,9 +174,10 @@ class Telemetry:
         self._bind()
         rows, self._rows = self._rows, []
         self._written = self._clock.monotonic()
-        self._writing = self._writer.submit(self._write, rows)
-        if last or self._clock.virtual:
-            self._rows, self._writing = self._writing.result(), None
+        if last or self._clock.virtual:  # here and now: the other thread has no place on the clock
+            self._rows, self._writing = self._write(rows), None
+        else:
+            self._writing = self._writer.submit(self._write, rows)
 
     def _bind(self) -> None:
         """Give up the oldest readings where more wait than there is room for."""

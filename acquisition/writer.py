@@ -6,13 +6,13 @@ tens of microseconds, where the object-relational layer takes hundreds.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -66,7 +66,8 @@ class Writer:
         self._sqlite = engine.dialect.name == "sqlite"
         self._raw: Any = None
         self._durable = True  # as database.connect has it
-        self._file = _identity(engine) if self._sqlite else None
+        self._path = str(engine.url.database)
+        self._file = _identity(self._path) if self._sqlite else None
         self._channels: dict[tuple[str | None, str], tuple[int, str]] = {}
         self._found: dict[tuple[str | None, str], tuple[int, str]] = {}
         self._verbs: dict[str, Callable[[Any, Row], int | None]] = {
@@ -143,7 +144,7 @@ class Writer:
 
     def _begin_sqlite(self, durable: bool) -> Any:
         # Whoever has the file open goes on writing to it when its name is gone, and nobody will find what was written.
-        file = _identity(self._engine)
+        file = _identity(self._path)
         if file is None or file != self._file:
             self._drop()
             self._file = file or self._file  # another one in its place is told once, and then it is the database
@@ -303,10 +304,10 @@ def _key(cursor: Any) -> int:
     return int(cursor.fetchall()[0][0])
 
 
-def _identity(engine: Engine) -> tuple[int, int] | None:
-    """Return which file an SQLite database is, None where none has its name."""
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return which file has a name, None where none has."""
     try:
-        status = Path(str(engine.url.database)).stat()
+        status = os.stat(path)  # noqa: PTH116  for every transaction, and a Path takes longer than the call
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -29,7 +29,7 @@ from drivers.document import Document
 from drivers.errors import DeviceError, DeviceUnavailable, InputError, LimitError, RilievoError
 from drivers.frame import BeamSettings, Channel, Frame, Reading
 from drivers.geometry import DetectorGeometry
-from drivers.units import Q, format_quantity, parse_quantity, quantity, quantity_json
+from drivers.units import Q, format_quantity, magnitude, parse_quantity, quantity, quantity_json
 
 
 class ReadBackend(Protocol):
@@ -162,7 +162,7 @@ class Parameter(Readable):
             For a value outside the limits; the message names value, limit and unit.
         """
         asked = parse_quantity(value, self.unit)
-        number = float(asked.to(self.unit).magnitude)
+        number = magnitude(asked, self.unit)
         if not math.isfinite(number):
             raise LimitError(f"expected a finite number in {self.unit}; got {number}", self.name)
         slack = 1e-9 * max(abs(number), 1e-30)
@@ -188,7 +188,7 @@ class Parameter(Readable):
             return True
         tolerance = self.tolerance if within is None else within
         reading = self.read()
-        return reading.fresh and abs(float(reading.value.to(self.unit).magnitude) - self._setpoint) <= tolerance
+        return reading.fresh and abs(magnitude(reading.value, self.unit) - self._setpoint) <= tolerance
 
 
 class SwitchBackend(Protocol):

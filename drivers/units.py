@@ -154,7 +154,7 @@ def parse_quantity(text: object, unit: str | None = None) -> Q:
     """
     expected = _expected(unit)
     if isinstance(text, PlainQuantity):
-        return _checked(text, format_quantity(text), unit, expected)
+        return _checked(text, None, unit, expected)
     if isinstance(text, Mapping) and set(text) == {"value", "unit"}:
         text = f"{text['value']} {text['unit']}"
     if isinstance(text, bool) or not isinstance(text, str | int | float):
@@ -183,7 +183,7 @@ def parse_quantity(text: object, unit: str | None = None) -> Q:
     return _checked(ureg.Quantity(number, parsed), shown, unit, expected)
 
 
-def _checked(quantity: Q, shown: str, unit: str | None, expected: str) -> Q:
+def _checked(quantity: Q, text: str | None, unit: str | None, expected: str) -> Q:
     if unit is None:
         return quantity
     if not _same_dimension(quantity.units, _unit(unit)):
@@ -191,10 +191,27 @@ def _checked(quantity: Q, shown: str, unit: str | None, expected: str) -> Q:
         hint = ""
         if noun(unit)[0] == "a temperature" and unit_text(quantity.units) == "C":
             hint = "; C is the coulomb, write degC"
-        raise QuantityError(f"{shown} is {came}; expected {expected}{hint}")
-    if noun(unit)[0] == "a temperature" and quantity.to("kelvin").magnitude < 0:
-        raise QuantityError(f"{shown} lies below absolute zero; expected {expected}")
+        raise QuantityError(f"{text or format_quantity(quantity)} is {came}; expected {expected}{hint}")
+    if noun(unit)[0] == "a temperature" and magnitude(quantity, "kelvin") < 0:
+        raise QuantityError(f"{text or format_quantity(quantity)} lies below absolute zero; expected {expected}")
     return quantity
+
+
+@lru_cache(maxsize=4096)
+def _conversion(unit: Any, target: str) -> tuple[float, float]:
+    """Return factor and offset from one unit to another."""
+    offset, end = (float(ureg.Quantity(value, unit).to(_unit(target)).magnitude) for value in (0.0, 1.0))
+    return end - offset, offset
+
+
+def magnitude(quantity: Q, unit: str) -> float:
+    """Return a quantity's number in ``unit``: what ``to`` gives, without parsing the unit each time.
+
+    >>> magnitude(parse_quantity("400 degC"), "K")
+    673.15
+    """
+    factor, offset = _conversion(quantity.units, unit)
+    return float(quantity.magnitude) * factor + offset
 
 
 @lru_cache(maxsize=1024)

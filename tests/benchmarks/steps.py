@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from acquisition.engine import Engine
+from acquisition.ledger import Ledger
 from acquisition.log import Log
 from acquisition.recipe import compile_recipe, parse_recipe
 from acquisition.states import State
@@ -68,7 +69,9 @@ def play(instrument: Instrument, steps: str) -> tuple[list[dict], list[tuple[flo
             actions=[action.model_dump(mode="json") for action in actions], limits={}, version="0",
             started=instrument.clock.now(),
         )  # fmt: skip
-        outcome = Engine(instrument, log, store, run_id).run(actions)
+        ledger = Ledger(log, store.folder(run_id) / "sidecar.jsonl", instrument.clock)
+        outcome = Engine(instrument, ledger, store, run_id).run(actions)
+        ledger.close()
         if outcome.state is not State.FINISHED:
             raise SystemExit(f"the run {outcome.state}: {outcome.reason}")
         results = [action.result for action in log.actions(run_id) if action.result is not None]
@@ -95,7 +98,7 @@ def autofocus() -> tuple[float, int, float]:
 def stigmation() -> tuple[float, int, float]:
     """Return the largest error of a stigmator (share of full scale), the most frames, and the largest dose."""
     errors, frames, doses = [], [], []
-    steps = f"  - autofocus: {{range: 40 um, frames: 9, {FINE_LOOK}}}\n  - stigmation: {{range: 80 %, frames: 9, {FINE_LOOK}}}\n"
+    steps = f"  - autofocus: {{range: 40 um, {FINE_LOOK}}}\n  - stigmation: {{range: 80 %, {FINE_LOOK}}}\n"
     for seed, wanted in ((1, (0.2, -0.15)), (2, (-0.35, 0.1)), (3, (0.02, 0.38)), (4, (0.0, 0.0))):
         with twin(seed, wanted) as instrument:
             (_, found), _, _ = play(instrument, steps)

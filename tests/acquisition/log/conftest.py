@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -66,6 +66,12 @@ def new_run(log: Log, name: str = "copper redox", started: datetime = START) -> 
         version="0.1.0",
         plan={"seconds": 60.0},
     )
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., str]:
+    """Enters a run of three actions in a log."""
+    return new_run
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from drivers.clock import VirtualClock
 from drivers.errors import InputError, RunError
 from drivers.frame import Reading
 from drivers.units import quantity
-from tests.acquisition.log.conftest import START, Book, new_run
+
+START = datetime(2026, 1, 1, 18, tzinfo=UTC)
 
 TABLES = (
     tables.Run,
@@ -84,11 +85,19 @@ def refused(log: Log) -> Iterator[None]:
         connection(log).execute("PRAGMA query_only=OFF")
 
 
+@dataclass
+class Book:
+    """A log with a run of three actions in it."""
+
+    log: Log
+    run: str
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Book]:
+def small(tmp_path: Path, make_run) -> Iterator[Book]:
     """A log of one file, and a run in it."""
     with Log.open(tmp_path / "rilievo.sqlite", timeout=0.05) as log:
-        yield Book(log, new_run(log))
+        yield Book(log, make_run(log))
 
 
 @pytest.fixture
@@ -110,8 +119,8 @@ def write(ledger: Ledger | Log, run: str, step: int, frame, stored) -> None:
         ledger.set_state(run, "running" if step % 2 else "paused", after(step), f"because {step}")
 
 
-def test_without_failures_it_is_the_log(log, tmp_path, frame, stored):
-    run = new_run(log)
+def test_without_failures_it_is_the_log(log, make_run, tmp_path, frame, stored):
+    run = make_run(log)
     with Ledger(log, tmp_path / "s" / sidecar.NAME, VirtualClock()) as ledger:
         assert ledger.frame(run, 0, None, frame, stored) == log.frames(run)[0].id
         assert ledger.event(run, START, "info", "x", "y") == log.events(run)[0].number
@@ -121,10 +130,10 @@ def test_without_failures_it_is_the_log(log, tmp_path, frame, stored):
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 7])
-def test_what_waited_is_entered_once_and_in_order(small, path, tmp_path, frame, stored, fails_at):
+def test_what_waited_is_entered_once_and_in_order(make_run, small, path, tmp_path, frame, stored, fails_at):
     with Log.open(tmp_path / "other.sqlite") as other:
         for step in range(8):
-            write(other, new_run(other) if step == 0 else small.run, step, frame, stored)
+            write(other, make_run(other) if step == 0 else small.run, step, frame, stored)
         expected = rows(other)
     with Ledger(small.log, path, VirtualClock()) as ledger:
         for step in range(8):
@@ -442,11 +451,11 @@ STEPS = st.lists(st.sampled_from(["write", "strand", "heal", "reconcile", "block
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, make_run) -> Path:
     """A database with a run in it, to be copied."""
     path = tmp_path_factory.mktemp("template") / "rilievo.sqlite"
     with Log.open(path) as log:
-        new_run(log)
+        make_run(log)
     return path
 
 
@@ -529,9 +538,9 @@ class Server:
         self.control("start", "-l", str(self.running.log), "-o", f'-h "" -k {self.socket}')
 
 
-def test_a_server_that_is_gone_for_a_while(server, tmp_path, frame, stored):
+def test_a_server_that_is_gone_for_a_while(server, make_run, tmp_path, frame, stored):
     with Log.open(server.running.get_uri(), timeout=2) as log:
-        run = new_run(log)
+        run = make_run(log)
         with Ledger(log, tmp_path / run / sidecar.NAME, VirtualClock()) as ledger:
             write(ledger, run, 0, frame, stored)
             server.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from acquisition import spans, tables
+from acquisition import series, spans, tables
 from acquisition.log import Log
 from acquisition.series import Window, thinned
 from drivers.errors import RunError
 from drivers.frame import Reading
 from drivers.units import quantity
-from tests.acquisition.log.conftest import START, Book
+
+START = datetime(2026, 1, 1, 18, tzinfo=UTC)
 
 
 def readings(values, every: float = 1.0, name: str = "a", begin: float = 0.0):
@@ -34,15 +35,15 @@ def wave(count: int) -> np.ndarray:
 
 
 def test_spans_sum_up_what_was_read(book):
-    book.log.readings(book.run, readings([1, 5, 3], every=10, begin=5))
-    book.log.readings(book.run, readings([7, 2], every=1, begin=26))
+    book.log.readings(book.run, readings([1, 5, 3], every=2, begin=1))
+    book.log.readings(book.run, readings([7, 2], every=1, begin=6))
     with book.log.engine.connect() as connection:
         first, *rest = connection.execute(select(tables.SpanRow.__table__)).mappings().all()
     assert rest == []
     assert (first["count"], first["low"], first["high"], first["mean"]) == (5, 1.0, 7.0, 3.6)
-    assert (first["start"], first["end"]) == (START, START + timedelta(seconds=27))
-    assert first["low_time"] == START + timedelta(seconds=5)
-    assert first["high_time"] == START + timedelta(seconds=26)
+    assert (first["start"], first["end"]) == (START, START + timedelta(seconds=7))
+    assert first["low_time"] == START + timedelta(seconds=1)
+    assert first["high_time"] == START + timedelta(seconds=6)
     assert not first["fresh"]
 
 
@@ -96,7 +97,20 @@ def test_a_close_look_is_made_of_readings(book):
         book.log.series(book.run, "b")
 
 
-def test_readings_without_spans_are_not_left_out(book):
+def test_a_part_of_a_long_night_has_exact_ends_too(book, monkeypatch):
+    monkeypatch.setattr(series, "PLAIN", 50)
+    values = wave(600)
+    book.log.readings(book.run, readings(values))
+    since, until = START + timedelta(seconds=193), START + timedelta(seconds=307)
+    part = book.log.series(book.run, "a", 40, since=since, until=until)
+    assert (part.values[0], part.values[-1]) == (values[193], values[307])
+    assert (part.values.max(), part.values.min()) == (40.0, -30.0)
+    assert part.times.min() == np.datetime64("2026-01-01T18:03:13")
+    assert part.times.max() == np.datetime64("2026-01-01T18:05:07")
+
+
+def test_readings_without_spans_are_not_left_out(book, monkeypatch):
+    monkeypatch.setattr(series, "PLAIN", 50)
     book.log.readings(book.run, readings(wave(3600)))
     with book.log.engine.begin() as connection:
         half = START + timedelta(seconds=1800)
@@ -134,9 +148,7 @@ def test_spans_merged_are_spans_of_all(values, cuts):
 
 
 def test_thinning_keeps_the_ends(log: Log):
-    book = Book(log, "")
-    book.run = book.new_run()
-    log.readings(book.run, readings(np.zeros(500)))
-    series = log.series(book.run, "a")
-    thin = thinned(series, 10)
-    assert (thin.times[0], thin.times[-1]) == (series.times[0], series.times[-1])
+    log.readings(None, readings(np.zeros(500)))
+    whole = log.series(None, "a")
+    thin = thinned(whole, 10)
+    assert (thin.times[0], thin.times[-1]) == (whole.times[0], whole.times[-1])

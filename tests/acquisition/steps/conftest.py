@@ -45,6 +45,7 @@ class TestHands:
     exposed: int = 0
     stuck: set[str] = field(default_factory=set)
     meanwhile: Callable[[], None] = lambda: None
+    away: set[str] = field(default_factory=set)
 
     def send(self, parameter: Parameter, value: Any) -> None:
         self.sent.append((parameter.name, si(value)))
@@ -100,6 +101,12 @@ class TestHands:
 
     def correct(self, kind: str, data: Any) -> None:
         self.corrected.append((kind, dict(data)))
+
+    def leave(self, *parameters: Parameter) -> None:
+        self.away |= {parameter.name for parameter in parameters}
+
+    def settled(self, *parameters: Parameter) -> None:
+        self.away -= {parameter.name for parameter in parameters}
 
     def latest(self, figure: str) -> Latest | None:
         return self.figures.get(figure)

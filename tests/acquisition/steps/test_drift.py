@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,6 +177,20 @@ def test_what_is_not_recognised_moves_nothing_and_is_begun_anew(obedient, scene)
 def test_a_skipped_frame_is_no_reason_to_move(obedient, scene):
     assert correct_drift(obedient, correction(3)) is None
     assert obedient.sent == []
+
+
+def test_a_correction_that_is_done_again_does_not_add_up(obedient, scene):
+    """The process died between the step and its outcome: the frame tells where the field stood."""
+    corrected(obedient, 0)
+    scene.sample = np.array([5.0, 0.0]) * RASTER.pixel_size
+    shift = obedient.instrument.column.beam_shift_x
+    number = obedient.take("s[1]")
+    frame = obedient.frames[number]
+    obedient.frames[number] = replace(frame, readbacks={shift.name: shift.read()})
+    for _ in range(2):
+        correct_drift(obedient, correction(1))
+        assert np.abs(scene.off).max() < 0.2 * RASTER.pixel_size
+    assert si(shift.setpoint) == pytest.approx(5.0 * RASTER.pixel_size, rel=0.02)
 
 
 def test_a_shift_that_does_not_move_is_told_by_its_device(obedient, scene):
