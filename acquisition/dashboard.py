@@ -66,8 +66,11 @@ class Desk(Protocol):
         """Return where a person asks from."""
 
 
-Admit = Callable[[str, str], Somebody]
-"""Returns whom a token belongs to, for a session of the page; raises what a person can read for one that nobody has."""
+Admit = Callable[[str, str, str], Somebody]
+"""Takes a token, what its owner calls himself, and the name of a session of the page; returns who that is.
+
+Raises what a person can read for a token that nobody has.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +292,7 @@ class Dashboard:
     def _done(self, asked: Mapping[str, Any]) -> Any:
         match asked.get("verb"):
             case "login":
-                person = self._admit(str(asked["token"]), "page")
+                person = self._admit(str(asked["token"]), str(asked.get("name", "")), "")
                 return {"name": person.name, "role": str(person.role)}
             case "command":
                 return self._commanded(asked)
@@ -301,7 +304,7 @@ class Dashboard:
         name = str(asked["name"])
         if name not in COMMANDS:
             raise InputError(f"the page may ask for {', '.join(sorted(COMMANDS))}; it asked for {name!r}")
-        person = self._admit(str(asked["token"]), str(asked["session"]))
+        person = self._admit(str(asked["token"]), str(asked["person"]), str(asked["session"]))
         seat = self._desk.seat(person)
         arguments = {str(key): value for key, value in asked["arguments"].items()}
         with _in_control(seat, str(person.role), name):
@@ -310,7 +313,7 @@ class Dashboard:
 
     def _checked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Check a recipe against an instrument that only the server may speak to."""
-        seat = self._desk.seat(self._admit(str(asked["token"]), str(asked["session"])))
+        seat = self._desk.seat(self._admit(str(asked["token"]), str(asked["person"]), str(asked["session"])))
         try:
             return {"plan": seat.check(asked["text"], asked["name"], asked["instrument"])}
         except DocumentError as error:

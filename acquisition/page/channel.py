@@ -98,20 +98,23 @@ class Channel:
                 f"the server did not answer within {PATIENCE:g} s; look at the events before you try again"
             ) from None
 
-    async def login(self, token: str) -> Mapping[str, Any]:
-        """Return name and role of whom a token belongs to.
+    async def login(self, token: str, name: str) -> Mapping[str, Any]:
+        """Return name and role of whom a token belongs to; ``name`` is what they call themselves.
 
         Raises
         ------
         RilievoError
             For a token that nobody has.
         """
-        found: Mapping[str, Any] = await self.ask("login", token=token)
+        found: Mapping[str, Any] = await self.ask("login", token=token, name=name)
         return found
 
-    async def command(self, token: str, session: str, name: str, **arguments: Any) -> Any:
-        """Ask the server to do something in somebody's name; errors as it raises them."""
-        return await self.ask("command", token=token, session=session, name=name, arguments=arguments)
+    async def command(self, who: Mapping[str, str], name: str, **arguments: Any) -> Any:
+        """Ask the server to do something in somebody's name; errors as it raises them.
+
+        ``who`` holds token, person and session.
+        """
+        return await self.ask("command", **who, name=name, arguments=arguments)
 
 
 def _raised(error: Mapping[str, Any]) -> RilievoError:

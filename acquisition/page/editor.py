@@ -183,7 +183,7 @@ class _Editor:
         if not self._instrument or self._instrument in house.simulated:
             return await house.checking.check(text)
         try:  # only the server may speak to hardware; it looks at its limits on paper
-            who = {"token": self._view.session.token, "session": self._view.session.key}
+            who = self._view.session.who
             found = await house.channel.ask("check", text=text, name=NAME, instrument=self._instrument, **who)
         except RilievoError as error:
             return Verdict(None, (Problem(error.message, file=error.where or NAME),))

@@ -66,6 +66,11 @@ class Session:
     put_aside: set[int] = field(default_factory=set)
 
     @property
+    def who(self) -> dict[str, str]:
+        """What the server is shown with each command."""
+        return {"token": self.token, "person": self.person, "session": self.key}
+
+    @property
     def operates(self) -> bool:
         """Whether the role may do more than watch."""
         return self.role in ("operator", "administrator")
@@ -161,9 +166,11 @@ class Gate:
             page = login_page(f"Too many wrong tokens; try again in {wait:.0f} s.")
             await _answer(send, 429, page.encode(), "text/html; charset=utf-8", [("retry-after", f"{wait:.0f}")])
             return
-        token = parse_qs((await _body(receive)).decode("utf-8", "replace")).get("token", [""])[0].strip()
+        form = parse_qs((await _body(receive)).decode("utf-8", "replace"))
+        token = form.get("token", [""])[0].strip()
+        name = " ".join(form.get("name", [""])[0].split())[:40]
         try:
-            person = await self._channel.login(token)
+            person = await self._channel.login(token, name)
         except RilievoError as error:
             self._failures.append(now)
             await _answer(send, 403, login_page(error.message).encode(), "text/html; charset=utf-8")
@@ -238,6 +245,8 @@ def login_page(trouble: str = "") -> str:
         tag("p", "Rilievo", class_="over"),
         tag("h1", "Watch the night"),
         wrong,
+        tag("label", "Your name, for the log", for_="name"),
+        tag("input", type="text", id="name", name="name", autocomplete="username", maxlength=40),
         tag("label", "Your token", for_="token"),
         tag(
             "input",

@@ -156,7 +156,7 @@ class View:
             ui.navigate.to("/login")
             return None
         try:
-            found = await self.house.channel.command(self.session.token, self.session.key, name, **arguments)
+            found = await self.house.channel.command(self.session.who, name, **arguments)
         except RilievoError as error:
             self._say("bad", f"✕ {error}")
             return None

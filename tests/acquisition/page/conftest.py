@@ -126,11 +126,11 @@ class Person:
     session: str = ""
 
 
-def admit(token: str, session: str) -> Person:
+def admit(token: str, called: str, session: str) -> Person:
     if token not in TOKENS:
         raise InputError("nobody has this token; look into the file that rilievo serve names")
     name, role = TOKENS[token]
-    return Person(name, role, session)
+    return Person(called or name, role, session)
 
 
 class Denied(RilievoError):

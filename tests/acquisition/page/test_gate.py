@@ -23,11 +23,11 @@ class Channel:
     def __init__(self) -> None:
         self.tried: list[str] = []
 
-    async def login(self, token: str):
+    async def login(self, token: str, name: str):
         self.tried.append(token)
         if token != "right":
             raise InputError("nobody has <this> token")
-        return {"name": "Ada", "role": "operator"}
+        return {"name": name or "Ada", "role": "operator"}
 
 
 class House:
@@ -84,8 +84,8 @@ def ask(gate, path="/", method="GET", body=b"", kind="http", **headers):
     return sent[0]["status"], told, b"".join(message.get("body", b"") for message in sent)
 
 
-def login(gate, token="right", **headers):
-    return ask(gate, "/login", "POST", urlencode({"token": token}).encode(), **headers)
+def login(gate, token="right", name="", **headers):
+    return ask(gate, "/login", "POST", urlencode({"token": token, "name": name}).encode(), **headers)
 
 
 def cookie(answer) -> str:
@@ -111,6 +111,8 @@ def test_the_right_token_opens_a_session_whose_cookie_is_kept_from_scripts_and_o
     assert "connect-src 'self'" in headers["content-security-policy"]
     assert ask(gate, kind="websocket", cookie=cookie(answer))[0] == "websocket.accept"
     assert house.scopes[-1][SESSION].person == "Ada"
+    ask(gate, cookie=cookie(login(gate, name="  Grace \n H. " + "x" * 60)))
+    assert house.scopes[-1][SESSION].person == ("Grace H. " + "x" * 60)[:40]
 
 
 def test_tls_makes_the_cookie_secure(house, clock):
