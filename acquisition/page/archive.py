@@ -43,8 +43,8 @@ class Archive:
             found = session.execute(query.order_by(row.number.desc()).offset(page * PAGE).limit(PAGE)).all()
             frame = tables.FrameRow
             of_these = frame.run_id.in_([run[0] for run in found])
-            query = select(frame.run_id, func.count()).where(of_these).group_by(frame.run_id)
-            counts = {row[0]: int(row[1]) for row in session.execute(query)}
+            per_run = select(frame.run_id, func.count()).where(of_these).group_by(frame.run_id)
+            counts = {row[0]: int(row[1]) for row in session.execute(per_run)}
         if not found:
             return tag("p", "No runs yet: the first one that is played appears here.", class_="none")
         rows = [_row(*run, counts.get(run[0], 0)) for run in found]
