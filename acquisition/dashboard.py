@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -61,6 +61,10 @@ class Somebody(Protocol):
 
 class Desk(Protocol):
     """What the page needs of :class:`acquisition.desk.Desk`."""
+
+    @property
+    def control(self) -> Any:
+        """The one lease on the microscope; :class:`acquisition.control.Control`."""
 
     def seat(self, person: Any) -> Any:
         """Return where a person asks from."""
@@ -307,9 +311,25 @@ class Dashboard:
         person = self._admit(str(asked["token"]), str(asked["person"]), str(asked["session"]))
         seat = self._desk.seat(person)
         arguments = {str(key): value for key, value in asked["arguments"].items()}
-        with _in_control(seat, str(person.role), name):
+        with self._in_control(person, name):
             found = getattr(seat, name)(**arguments)
         return found.to_json() if hasattr(found, "to_json") else found
+
+    @contextlib.contextmanager
+    def _in_control(self, person: Any, name: str) -> Iterator[None]:
+        """Hold control for one command: who clicks once does not keep it from others."""
+        if name in WITHOUT_CONTROL or str(person.role) == "observer":
+            yield  # who may not is refused by the desk, which writes it down
+            return
+        lease = self._desk.control.holder
+        held = lease is not None and lease.person.session == person.session
+        if not held:
+            self._desk.control.take(person)
+        try:
+            yield
+        finally:
+            if not held:
+                self._desk.control.release(person)
 
     def _checked(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Check a recipe against an instrument that only the server may speak to."""
@@ -333,23 +353,6 @@ class Dashboard:
     def _send(self, pipe: Connection, body: Mapping[str, Any]) -> None:
         with self._sending:
             pipe.send_bytes(json.dumps(body, default=str).encode())
-
-
-@contextlib.contextmanager
-def _in_control(seat: Any, role: str, name: str) -> Any:
-    """Hold control for one command: who clicks once does not keep it from others."""
-    if name in WITHOUT_CONTROL or role == "observer":
-        yield  # who may not is refused by the desk, and that is written down
-        return
-    held = bool(seat.state().get("mine"))
-    if not held:
-        seat.take_control()
-    try:
-        yield
-    finally:
-        if not held:
-            with contextlib.suppress(RilievoError):
-                seat.release_control()
 
 
 def _require(settings: PageSettings) -> None:

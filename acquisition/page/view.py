@@ -21,11 +21,13 @@ from acquisition.page.archive import Archive
 from acquisition.page.channel import Channel
 from acquisition.page.checking import Checking
 from acquisition.page.gate import SESSION, Gate, Session
-from acquisition.page.sight import Sight
+from acquisition.page.sight import Alarm, Sight
 from acquisition.page.watch import Watch
 from acquisition.store import Store
 from drivers.errors import RilievoError
 
+BEHIND = 5.0
+"""Seconds without a look at the database after which that is an alarm."""
 TICK = 0.2
 """Seconds between two looks of a browser's page at what was seen."""
 _MENU = (("/", "The night"), ("/calendar", "Calendar"), ("/recipe", "Recipe"), ("/archive", "Archive"))
@@ -144,7 +146,12 @@ class View:
 
     def _alarms_of(self, sight: Sight) -> Markup:
         put_aside = self.session.put_aside
-        return words.alarms_html([alarm for alarm in sight.alarms if alarm.event not in put_aside])
+        alarms = [alarm for alarm in sight.alarms if alarm.event not in put_aside]
+        behind = self.house.watch.behind
+        if behind > BEHIND and sight.trouble is None:
+            told = f"what stands here is {behind:.0f} s old: the database answers slowly"
+            alarms.insert(0, Alarm("error", "This page is behind", told))
+        return words.alarms_html(alarms)
 
     def _put_aside(self, event: Any) -> None:
         self.session.put_aside.add(int(event.args))

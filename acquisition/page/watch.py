@@ -61,6 +61,7 @@ class Watch:
         self._undelivered = 0
         self._played = False
         self._unplayed: float | None = None
+        self._looked = self._clock.monotonic()
         self._segments: tuple[str, tuple[str, ...]] = ("", ())
         self._traces: tuple[tuple[str, int, float], bytes] = (("", 0, 0.0), b"")
         self._turn = threading.Lock()
@@ -79,6 +80,11 @@ class Watch:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def behind(self) -> float:
+        """Seconds since the last look."""
+        return self._clock.monotonic() - self._looked
+
     def _look_on(self) -> None:
         while not self._end.wait(TICK):
             self.look()
@@ -92,6 +98,7 @@ class Watch:
             self.sight = self._not_seen(str(error))
         except Exception as error:  # noqa: BLE001  the next look may succeed; a look-out that ended would look alive
             self.sight = self._not_seen(f"{type(error).__name__}: {error}")
+        self._looked = self._clock.monotonic()
 
     def _not_seen(self, trouble: str) -> Sight:
         before = self.sight

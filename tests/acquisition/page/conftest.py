@@ -145,6 +145,20 @@ class Seats:
     log: Log
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
+    @property
+    def control(self) -> Seats:
+        return self
+
+    @property
+    def holder(self) -> None:
+        return None
+
+    def take(self, person: Person) -> None:
+        self.asked.append((person.name, "take_control", {}))
+
+    def release(self, person: Person) -> None:
+        self.asked.append((person.name, "release_control", {}))
+
     def seat(self, person: Person) -> Seat:
         return Seat(self, person)
 
@@ -153,15 +167,6 @@ class Seats:
 class Seat:
     desk: Seats
     person: Person
-
-    def state(self) -> dict[str, Any]:
-        return {"mine": False}
-
-    def take_control(self) -> None:
-        self._note("take_control", {})
-
-    def release_control(self) -> None:
-        self._note("release_control", {})
 
     def _note(self, name: str, given: dict[str, Any]) -> None:
         if self.person.role == "observer":
