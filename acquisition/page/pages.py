@@ -64,6 +64,6 @@ def calendar_page(view: View) -> None:
                 "click", remove, js_handler="(e) => { const n = e.target.dataset?.remove; if (n) emit(Number(n)); }"
             )
         ui.html(
-            tag("p", "To book a recipe, ", tag("a", "write one", href="/recipe"), ".", class_="key"), sanitize=False
+            tag("p", "To book a recipe, ", tag("a", "write one", href="/recipe"), ".", class_="under"), sanitize=False
         )
     view.follows(lambda sight: shown.show(listed(sight)))
