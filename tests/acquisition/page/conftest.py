@@ -273,7 +273,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             server.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # its event loop must have gone before another module runs one
 def browser() -> Iterator[Any]:
     path = shutil.which("chromium")
     if path is None:
