@@ -394,7 +394,8 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _environment() -> dict[str, str]:
     """Return the page's environment: it is to be quiet, and to know where this program lies."""
-    known = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # Pictures are made in many threads; without the bound, each would keep what it once needed.
+    known = {**os.environ, "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
     known.pop("NICEGUI_SCREEN_TEST_PORT", None)
     path = str(Path(__file__).resolve().parents[1])
     known["PYTHONPATH"] = os.pathsep.join(part for part in (path, os.environ.get("PYTHONPATH", "")) if part)

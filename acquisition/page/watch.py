@@ -217,8 +217,10 @@ class Watch:
             for event in reversed(self._events)
             if event.level == "error"
             and event.kind not in _TOLD_OTHERWISE
-            and self._clock.now() - _DAY < event.time
-            and (event.run_id is None or (run is not None and event.run_id == run.id))
+            and (
+                (run is not None and event.run_id == run.id)
+                or (event.run_id is None and self._clock.now() - _DAY < event.time)
+            )
         ][:3]
         return found
 

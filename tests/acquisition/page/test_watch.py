@@ -156,6 +156,7 @@ def test_alerts_that_do_not_arrive_and_errors_are_alarms(laboratory, watch):
         session.execute(update(AlertRow).values(attempts=3, error="no route to host"))
     assert titles(watch) == ["Alerts do not arrive"]
     number = log.event(None, START, "error", "disk", "the disk is full")
+    log.event(None, START - timedelta(days=2), "error", "disk", "the disk was full, the day before yesterday")
     watch.clock.seconds += 10
     watch.look()
     assert [(alarm.title, alarm.event) for alarm in watch.sight.alarms][1] == ("Something went wrong: disk", number)
