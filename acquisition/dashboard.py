@@ -263,7 +263,13 @@ class Dashboard:
             self._died.append(now)
             self._tell("warning", f"the page died (exit code {code}) and is started again; runs and calendar go on")
             self._answered.clear()
-            self._open()
+            try:
+                self._open()
+            except OSError as error:
+                self._tell(
+                    "error", f"the page cannot be started again: {error.strerror or error}; runs and calendar go on"
+                )
+                return
 
     def _listen(self) -> None:
         pipe = self._pipe

@@ -38,7 +38,7 @@ def night_page(view: View) -> None:
 
     view.follows(words_of)
     view.follows(_Pictures(view).show)
-    view.follows(_Curves().show)
+    view.follows(_Curves().show, always=True)
     view.follows(_Events().show)
     view.begin()
 

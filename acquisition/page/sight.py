@@ -69,7 +69,7 @@ class Sight:
     Attributes
     ----------
     time : datetime
-        UTC, by this computer's clock.
+        UTC, by this computer's clock, of the first look that saw this.
     run : Run or None
         The newest that has not ended, else the newest.
     played : bool

@@ -96,6 +96,8 @@ class View:
         self.session: Session = request.scope[SESSION]
         self._cookie = request.headers.get("cookie", "")
         self._parts: list[Callable[[Sight], object]] = []
+        self._always: list[Callable[[Sight], object]] = []
+        self._shown: Sight | None = None
         ui.add_head_html(head(house))
         ui.html(tag("a", "Skip to the content", href="#content", class_="skip"), sanitize=False)
         ui.html(self._bar(here), sanitize=False)
@@ -122,9 +124,9 @@ class View:
             class_="bar-top",
         )
 
-    def follows(self, part: Callable[[Sight], object]) -> None:
-        """Call ``part`` with what was seen, each time something may have changed."""
-        self._parts.append(part)
+    def follows(self, part: Callable[[Sight], object], *, always: bool = False) -> None:
+        """Call ``part`` with what was seen when that has changed; ``always``: with every tick."""
+        (self._always if always else self._parts).append(part)
 
     def begin(self) -> None:
         """Wake the page's script once everything stands."""
@@ -136,8 +138,12 @@ class View:
             return
         sight = self.house.watch.sight
         self._alarms.show(self._alarms_of(sight))
-        for part in self._parts:
+        for part in self._always:
             part(sight)
+        if sight is not self._shown:
+            self._shown = sight
+            for part in self._parts:
+                part(sight)
 
     @property
     def valid(self) -> bool:

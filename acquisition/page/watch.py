@@ -93,7 +93,9 @@ class Watch:
         """Look once; a database that does not answer is told, and what was seen before stays."""
         try:
             with self._turn, self._log.query() as session:
-                self.sight = self._seen(session)
+                seen = self._seen(session)
+            if replace(seen, time=self.sight.time) != self.sight:  # who watches draws only what is new
+                self.sight = seen
         except RilievoError as error:
             self.sight = self._not_seen(str(error))
         except Exception as error:  # noqa: BLE001  the next look may succeed; a look-out that ended would look alive
