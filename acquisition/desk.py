@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from acquisition.access import AccessDenied, Overload, Person
 from acquisition.asking import Command
 from acquisition.control import Control
-from acquisition.shelf import Shelf
+from acquisition.shelf import Lately, Shelf
 from acquisition.tail import Tail
 from drivers.clock import Clock, RealClock
 from drivers.errors import DatabaseError, RilievoError, RunError
@@ -37,6 +37,8 @@ REFUSALS = 20
 """Refusals of one session that the audit log holds within :data:`REFUSALS_WITHIN`; more are counted."""
 REFUSALS_WITHIN = 60.0
 """s."""
+MOMENT = 0.2
+"""s for which the newest run and frame are looked up once for everybody who watches them."""
 SHOWN = 200
 """Characters of an argument that the audit log holds."""
 
@@ -77,6 +79,7 @@ class Desk:
         self.control = control or Control(self.clock)
         self.tail = Tail(laboratory.log, self.clock)
         self.shelf = Shelf()
+        self.lately = Lately(self.clock, MOMENT)
         self._work = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._making_safe: dict[str, threading.Thread] = {}

@@ -72,7 +72,7 @@ class Bounds:
     """
 
     connections: int = 128
-    strangers: int = 32
+    strangers: int = 64
     handshake: float = 5.0
     connects: float = 50.0
     connects_at_once: float = 200.0

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from Pyro5 import protocol
 from Pyro5.errors import ConnectionClosedError
 from Pyro5.errors import TimeoutError as Overdue
@@ -75,7 +76,7 @@ class Line(SocketConnection):  # type: ignore[misc]
             self._fill(self.idle)
         self.begin()
 
-    def recv(self, size: int) -> bytearray:
+    def recv(self, size: int) -> bytearray | memoryview:
         """Return so many bytes.
 
         Raises
@@ -115,10 +116,9 @@ class Line(SocketConnection):  # type: ignore[misc]
             raise ConnectionClosedError("the other side closed the connection")
         self._kept += piece
 
-    def _large(self, size: int) -> bytearray:
+    def _large(self, size: int) -> memoryview:
         self.begin(size)
-        whole = bytearray(size)
-        view = memoryview(whole)
+        view = np.empty(size, np.uint8).data  # its bytes need not be zero first
         taken = min(size, len(self._kept))
         view[:taken] = self._kept[:taken]
         del self._kept[:taken]
@@ -135,7 +135,7 @@ class Line(SocketConnection):  # type: ignore[misc]
             if not count:
                 raise ConnectionClosedError("the other side closed the connection in mid-message")
             taken += count
-        return whole
+        return view
 
     def _block(self, which: int, seconds: float | None) -> None:
         """Let the system wait for much at once, at most so long: it wakes this thread once, not for each piece."""

@@ -21,10 +21,10 @@ def find_run(log: Log, name: str) -> Run:
     """Return a run by its id, by enough of its beginning, or the newest for ``last``."""
     if name != "last":
         return log.run(name)
-    newest = log.runs()
-    if not newest:
+    newest = log.newest()
+    if newest is None:
         raise RunError("there are no runs yet; rilievo demo makes one")
-    return newest[0]
+    return newest
 
 
 def frames_without_heights(log: Log, run_id: str) -> list[FrameEntry]:

@@ -226,6 +226,12 @@ class Records:
                 raise RunError(_which(run_id, matching, every))
             return _run(session.scalars(select(tables.Run).where(tables.Run.id == matching[0])).one())
 
+    def newest(self) -> Run | None:
+        """Return the newest run; None where there are none."""
+        with self._reading() as session:
+            row = session.scalar(select(tables.Run).order_by(tables.Run.number.desc()).limit(1))
+            return None if row is None else _run(row)
+
     def instrument(self, run_id: str) -> Instrument:
         """Return the instrument that a run was played on."""
         name = self.run(run_id).id

@@ -59,6 +59,13 @@ class RemoteError(RilievoError):
     exit_code = 1
 
 
+class Interrupted(RemoteError):
+    """Somebody listens, and closed the connection before it was made; trying again may help."""
+
+    code = "remote-interrupted"
+    number = 613
+
+
 class RemoteTimeout(RemoteError):
     """The server did not answer in time."""
 
@@ -330,7 +337,15 @@ class Remote(Seat):
 
     def reach(self) -> None:
         """Connect, in this thread; errors as :func:`connect`."""
-        self._proxy()
+        for pause in (0.1, 0.3, 1.0, 0.0):
+            try:
+                self._proxy()
+            except Interrupted:  # many came at once, and others had to make room
+                if not pause or not self._patience:
+                    raise
+                self._clock.sleep(pause * (0.5 + secrets.randbelow(1000) / 1000))
+            else:
+                return
 
     def _proxy(self) -> _Proxy:
         if self._closed:
@@ -480,7 +495,7 @@ def _explained(error: Exception, where: str) -> RilievoError:
         return RemoteTimeout("whoever listens there does not answer; is it a server of Rilievo's?", where)
     if isinstance(error, errors.ProtocolError):
         return wire.WireError("whoever listens there does not speak Pyro's protocol", where)
-    return RemoteError(f"the connection was closed ({told}); the server may be full, or ask for a certificate", where)
+    return Interrupted(f"the connection was closed ({told}); the server may be full, or ask for a certificate", where)
 
 
 def _recipe(given: str | Path, name: str) -> tuple[str, str]:

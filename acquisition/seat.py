@@ -245,27 +245,37 @@ class Seat:
     @asks()
     def frame(self, run: Name = "last", number: Number | None = None) -> Frame:
         """Return a frame; the newest that is not dark unless a number is given."""
-        return self._frame(run, number)[1]
+        return self._frame(run, number)[2]
 
-    def _frame(self, run: str, number: int | None) -> tuple[FrameEntry, Frame]:
-        found = self._run(run).id
-        entry = self.desk.log.one_frame(found, number)
+    def _frame(self, run: str, number: int | None) -> tuple[str, int, Frame]:
+        """Return a frame with its run and number; one that was asked for by its full id needs no database."""
+        kept: Frame | None = None if number is None else self.desk.shelf.look(("frame", run, number))
+        if kept is not None and number is not None:
+            return run, number, kept
+        if number is None:
+            entry, found = self.desk.lately.get(("frame", run), lambda: self._newest_frame(run))
+        else:
+            found = self._run(run).id
+            entry = self.desk.log.one_frame(found, number)
         read = self.desk.store.read
         frame: Frame = self.desk.shelf.get(
-            ("frame", entry.id), lambda: read(entry.stored.path), lambda frame: frame.counts.nbytes
+            ("frame", found, entry.number), lambda: read(entry.stored.path), lambda frame: frame.counts.nbytes
         )
-        return entry, frame
+        return found, entry.number, frame
+
+    def _newest_frame(self, run: str) -> tuple[FrameEntry, str]:
+        found = self._run(run).id
+        return self.desk.log.one_frame(found), found
 
     @asks()
     def frame_preview(self, run: Name = "last", number: Number | None = None, largest: Pixels = 128) -> Preview:
         """Return a frame's segments as small pictures."""
-        entry, frame = self._frame(run, number)
+        found, of, frame = self._frame(run, number)
         names = tuple(frame.geometry.names)
         pixel = frame.beam.pixel_size
-        found = self._run(run).id
         made: Preview = self.desk.shelf.get(
-            ("frame preview", entry.id, largest),
-            lambda: preview.preview(found, entry.number, names, frame.counts, "ADU", pixel, largest),
+            ("frame preview", found, of, largest),
+            lambda: preview.preview(found, of, names, frame.counts, "ADU", pixel, largest),
             lambda small: small.pixels.nbytes,
         )
         return made

@@ -5,7 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar, cast
+
+from drivers.clock import Clock
+
+T = TypeVar("T")
 
 ROOM = 96 * 2**20
 """Bytes that are kept."""
@@ -28,18 +32,19 @@ class Shelf:
 
     def get(self, key: Hashable, read: Callable[[], Any], size: Callable[[Any], int]) -> Any:
         """Return what lies under a key, read where it is not there; ``size`` is in bytes."""
-        kept = self._look(key)
+        kept = self.look(key)
         if kept is not None:
             return kept
         with self._reading:
-            kept = self._look(key)
+            kept = self.look(key)
             if kept is not None:
                 return kept
             made = read()
             self._keep(key, made, size(made))
             return made
 
-    def _look(self, key: Hashable) -> Any:
+    def look(self, key: Hashable) -> Any:
+        """Return what lies under a key; None where nothing does."""
         with self._lock:
             if key not in self._kept:
                 return None
@@ -54,3 +59,33 @@ class Shelf:
             self._bytes += size
             while self._bytes > self._room:
                 self._bytes -= self._kept.popitem(last=False)[1][1]
+
+
+class Lately:
+    """What was found a moment ago, for everybody who asks for the newest within that moment.
+
+    Parameters
+    ----------
+    clock : Clock
+    seconds : float, s
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._found: dict[Hashable, tuple[float, Any]] = {}
+
+    def get(self, key: Hashable, find: Callable[[], T]) -> T:
+        """Return what was found, or what is found now; errors are everybody's own."""
+        with self._lock:
+            now = self._clock.monotonic()
+            at, found = self._found.get(key, (now - 2 * self._seconds, None))
+        if now - at <= self._seconds:
+            return cast("T", found)
+        fresh = find()
+        with self._lock:
+            if len(self._found) > 256:
+                self._found.clear()
+            self._found[key] = now, fresh
+        return fresh
