@@ -105,8 +105,38 @@ MOST_PIXELS = 65_536
 """So many pixels, evenly spread, tell the nuisances of a large field well enough."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Emitted:
+    """What some pixels of a field emit, evenly spread, and what all do in the mean.
+
+    Attributes
+    ----------
+    some : (K, M) tensor
+    mean : (K,) tensor
+    places : (M,) tensor of int
+        Of the pixels, row by row.
+    """
+
+    some: Tensor
+    mean: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, emitted: Tensor) -> Emitted:
+        """Return those of a whole field (K, H, W)."""
+        places = chosen_pixels(emitted[0].numel())
+        return cls(emitted.flatten(1)[:, places], emitted.mean(dim=(1, 2)), places)
+
+
+def chosen_pixels(pixels: int) -> Tensor:
+    """Return the places of those of so many pixels that tell the nuisances."""
+    # An odd stride meets every column of the tokens.
+    stride = max(1, math.ceil(pixels / MOST_PIXELS)) | 1
+    return torch.arange(stride // 2, pixels, stride)
+
+
 def estimate_nuisances(
-    forward: Forward, observed: Observation, emitted: Tensor, beliefs: Beliefs, rounds: int = 3
+    forward: Forward, observed: Observation, emitted: Emitted | Tensor, beliefs: Beliefs, rounds: int = 3
 ) -> Estimate:
     """Return the nuisances of greatest posterior probability for what the surface emits, by Gauss–Newton.
 
@@ -114,7 +144,7 @@ def estimate_nuisances(
     ----------
     forward : Forward
     observed : Observation
-    emitted : (K, H, W) tensor
+    emitted : Emitted, or (K, H, W) tensor
     beliefs : Beliefs
     rounds : int
     """
@@ -122,7 +152,7 @@ def estimate_nuisances(
     x = torch.zeros(numbers.total, dtype=torch.float64)
     prior = _prior(numbers, beliefs)
     precision, levels = prior, observed.signals.mean(dim=(1, 2)).double()
-    pixels = _Pixels.of(forward, observed, emitted)
+    pixels = _Pixels.of(forward, observed, emitted if isinstance(emitted, Emitted) else Emitted.of(emitted))
     for _ in range(rounds):
         columns, expected = _columns(forward, pixels, x, numbers, levels)
         variances = observed.variances(expected[..., None].float())[..., 0].double()
@@ -147,13 +177,11 @@ class _Pixels:
     y: Tensor
 
     @classmethod
-    def of(cls, forward: Forward, observed: Observation, emitted: Tensor) -> _Pixels:
-        h, w = emitted.shape[1:]
-        # An odd stride meets every column of the tokens.
-        stride = max(1, math.ceil(h * w / MOST_PIXELS)) | 1
-        chosen = slice(stride // 2, None, stride)
-        flat = emitted.flatten(1)[:, chosen].double()
-        relief = flat - emitted.mean(dim=(1, 2)).double()[:, None]
+    def of(cls, forward: Forward, observed: Observation, emitted: Emitted) -> _Pixels:
+        h, w = observed.signals.shape[1:]
+        chosen = emitted.places
+        flat = emitted.some.double()
+        relief = flat - emitted.mean.double()[:, None]
         basis = forward.model.basis
         order, sine = torch.from_numpy(basis.order), torch.from_numpy(basis.sine)
         # The sum's contrast, that of slopes in x, in y, and the rest.

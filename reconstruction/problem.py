@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.nuisances import Emitted, chosen_pixels
 from reconstruction.vft import TOKEN, WINDOW
 
 TILE, SEAM_RANGES = 640, 2.0
@@ -144,14 +145,20 @@ class Problem:
         """Return white noise of the signals' shape, the same for the same seed."""
         return torch.randn(self.observed.signals.shape, generator=torch.Generator().manual_seed(seed))
 
-    def emission(self, z: Tensor, oxide: Tensor) -> Tensor:
-        """Return the emission of the whole field, without gradients. (K, H, W)."""
-        out = torch.zeros(len(self.forward.model.basis), *self.shape)
+    def emission(self, z: Tensor, oxide: Tensor) -> Emitted:
+        """Return what the field emits, as far as the nuisances need to know it, without gradients."""
+        places = chosen_pixels(z.numel())
+        rows, columns = places // self.shape[1], places % self.shape[1]
+        count = len(self.forward.model.basis)
+        some, total = torch.zeros(count, len(places)), torch.zeros(count, dtype=torch.float64)
         with torch.no_grad():
             for outer, inner, core in tiles(self.shape, self.seam):
-                emitted = self.forward.emission(z[outer], oxide[outer])
-                out[:, inner[0], inner[1]] = emitted[:, core[0], core[1]]
-        return out
+                emitted = self.forward.emission(z[outer], oxide[outer])[:, core[0], core[1]]
+                down, along = rows - inner[0].start, columns - inner[1].start
+                here = (down >= 0) & (down < emitted.shape[1]) & (along >= 0) & (along < emitted.shape[2])
+                some[:, here] = emitted[:, down[here], along[here]]
+                total += emitted.sum(dim=(1, 2), dtype=torch.float64)
+        return Emitted(some, (total / z.numel()).float(), places)
 
 
 def _gentle(scaled: Tensor) -> Tensor:

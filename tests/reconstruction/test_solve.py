@@ -123,7 +123,21 @@ def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
     emitted = parted.emission(start.z, start.oxide)
     with torch.no_grad():
         expected = forward.emission(start.z, start.oxide)
-    np.testing.assert_allclose(emitted.numpy(), expected.numpy(), atol=2e-3 * float(expected.abs().max()))
+    assert len(emitted.places) == shape[0] * shape[1]
+    for found, wanted in ((emitted.some, expected.flatten(1)), (emitted.mean, expected.mean(dim=(1, 2)))):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=2e-3 * float(expected.abs().max()))
+
+
+def test_of_a_large_field_some_pixels_speak_for_all(forward, monkeypatch):
+    monkeypatch.setattr("reconstruction.nuisances.MOST_PIXELS", 300)
+    z = relief((45, 62), 1)
+    with torch.no_grad():
+        whole = forward.emission(z, 0 * z)
+    emitted = Problem(forward, observe(forward, z)).emission(z, 0 * z)
+    assert 200 < len(emitted.places) <= 300
+    assert set((emitted.places % 62 % 4).tolist()) == {0, 1, 2, 3}
+    np.testing.assert_allclose(emitted.some.numpy(), whole.flatten(1)[:, emitted.places].numpy(), atol=1e-6)
+    np.testing.assert_allclose(emitted.mean.numpy(), whole.mean(dim=(1, 2)).numpy(), atol=1e-5)
 
 
 # -- the misfit
