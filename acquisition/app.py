@@ -448,6 +448,7 @@ def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Liv
 
     run = laboratory.log.run(run_id)
     laboratory.store.sweep(run.id)
+    _tell_disagreement(laboratory, run.id, instrument.clock)
     actions = actions_from_data([entry.arguments for entry in laboratory.log.actions(run.id)])
     recipe = parse_recipe(run.recipe_text, run.recipe_name).recipe
     limits = recipe.limits
@@ -456,6 +457,20 @@ def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Liv
     resumption = plan_resumption(laboratory.log, run.id, actions, instrument, longest)
     enter_resumption(laboratory.log, run.id, resumption)
     return _night(laboratory, run.id, actions, instrument, live, recipe, resumption)
+
+
+def _tell_disagreement(laboratory: Laboratory, run_id: str, clock: Clock) -> None:
+    """Tell the log which frames on the disk it does not know, and which that it knows are not there."""
+    from acquisition.ledger import check
+
+    found = check(laboratory.log, laboratory.store, run_id)
+    for numbers, level, what in (
+        (found.unlogged, "info", "had been written and not acknowledged when the run was interrupted; taken again"),
+        (found.missing, "error", "were acknowledged, and there is no file of theirs; restore them from a copy"),
+    ):
+        if numbers:
+            listed = ", ".join(str(number) for number in numbers)
+            laboratory.log.event(run_id, clock.now(), level, "frames", f"frames {listed} {what}")
 
 
 def interrupted(laboratory: Laboratory) -> list[Run]:

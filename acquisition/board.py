@@ -229,3 +229,14 @@ def show_listening(host: str, port: int, *, certificates: bool) -> None:
     """Print where a server is reached, and by whom."""
     whom = "people with a certificate" if certificates else "this computer's user alone"
     console().print(Text(f"rilievo remote reaches it at {host}:{port}: {whom}", style="dim"), soft_wrap=True)
+
+
+def show_page(url: str, folder: Path) -> None:
+    """Print where the page is, and where the tokens stand that open it."""
+    from acquisition.page.tokens import FOLDER
+
+    out = console()
+    out.print(Text.assemble(("the page is at ", "dim"), (url, "bold")), soft_wrap=True)
+    out.print(
+        Text(f"its tokens stand in {folder / FOLDER}: observer.token, operator.token", style="dim"), soft_wrap=True
+    )

@@ -16,6 +16,7 @@ from drivers.errors import InputError
 
 if TYPE_CHECKING:
     from acquisition.app import Laboratory
+    from acquisition.dashboard import Dashboard
     from acquisition.desk import Desk
     from acquisition.gate import Gate
     from acquisition.idle import IdleWatch
@@ -161,6 +162,12 @@ def serve(
     instrument: Annotated[
         list[Path] | None, typer.Option("--instrument", help="Instrument that may be named from elsewhere; repeat it.")
     ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the page to watch the night, too, at --host.")
+    ] = False,
+    dashboard_port: Annotated[
+        int | None, typer.Option("--dashboard-port", help="Of the page: 8642 unless another is named; 0: a free one.")
+    ] = None,
     init_tls: Annotated[
         bool, typer.Option("--init-tls", help="Make the authority, or a new certificate for --host, and end.")
     ] = False,
@@ -222,9 +229,15 @@ def serve(
             stack.callback(_quietly, gate.close)
             stack.callback(_quietly, desk.close)  # before the gate, so that nobody waits for events
             gate.start()
+            page = _page(desk, host, dashboard_port) if dashboard or dashboard_port is not None else None
+            if page is not None:
+                stack.callback(_quietly, page.close)
+                page.start()
             if not as_json:
                 board.show_served(laboratory.folder, server.bookings(), ways, RealClock().now())
                 board.show_listening(gate.host, gate.port, certificates=gate.certificates)
+                if page is not None:
+                    board.show_page(page.url, laboratory.folder)
             _serve_until_asked(server, lines, stop_run)
 
 
@@ -247,6 +260,13 @@ def _gate(desk: Desk, host: str, port: int | None, *, tls: bool) -> Gate:
     if port is None:
         port = PORT if asked or is_free(host, PORT) else 0
     return Gate(desk, host, port, authority=authority if asked else None)
+
+
+def _page(desk: Desk, host: str, port: int | None) -> Dashboard:
+    """Return the page to watch the night, ready to start."""
+    from acquisition.page.opening import open_dashboard
+
+    return open_dashboard(desk, host, port)
 
 
 def _quietly(close: Callable[[], None]) -> None:

@@ -98,10 +98,10 @@ def _dose(frames: Sequence[FrameEntry]) -> tuple[str, str]:
         return "", ""
     dose = sum((f.probe_current or 0.0) * (f.dwell_time or 0.0) / f.pixel_size**2 for f in known)
     electrons = dose / ELEMENTARY_CHARGE * 1e-18
-    return value_text(float(f"{dose / 1e3:.3g}"), "kC/m**2"), f"{_round(electrons)}\u00a0electrons per nm²"
+    return value_text(float(f"{dose / 1e3:.3g}"), "kC/m**2"), f"{rounded(electrons)}\u00a0electrons per nm²"
 
 
-def _round(value: float) -> str:
+def rounded(value: float) -> str:
     """Return three significant digits without an exponent, thousands apart."""
     return f"{float(f'{value:.3g}'):,.10g}".replace(",", "\u202f")
 

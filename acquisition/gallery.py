@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,18 +62,19 @@ def _load(store: Store, entry: ReconstructionEntry, stored: FrameEntry) -> Shot:
     except RilievoError as error:
         problems.append(f"the segments' images: {error.message}")
     try:
-        heights, sigma = _heights(store, entry)
+        if entry.path is None:
+            raise ValueError("there is no file")
+        heights, sigma = heights_of(store.absolute(entry.path))
     except Exception as error:  # noqa: BLE001  damaged files fail in many ways; the report goes on without
         problems.append(f"the heights: {_reason(error)}")
     return Shot(entry, stored, frame, heights, sigma, tuple(problems))
 
 
-def _heights(store: Store, entry: ReconstructionEntry) -> tuple[Floats, Floats | None]:
+def heights_of(path: Path) -> tuple[Floats, Floats | None]:
+    """Return a file's heights about their middle, and σ where it holds it, (H, W) each, nm."""
     import tifffile
 
-    if entry.path is None:
-        raise ValueError("there is no file")
-    with tifffile.TiffFile(store.absolute(entry.path)) as tif:
+    with tifffile.TiffFile(path) as tif:
         pages = [page.asarray().astype(np.float64) for page in tif.pages[:2]]
     if pages[0].ndim != 2:
         raise ValueError("the file holds no map of heights")
@@ -84,7 +87,8 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _range(maps: Sequence[Floats], low: float, high: float) -> tuple[float, float]:
+def spread_of(maps: Sequence[NDArray[np.floating[Any]]], low: float, high: float) -> tuple[float, float]:
+    """Return between which values lie those from one percentile to another, of all maps together."""
     values = np.concatenate([values[::4, ::4].ravel() for values in maps]) if maps else np.zeros(1)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -100,8 +104,8 @@ class Gallery:
         self._chronicle, self.shots = chronicle, shots
         self._colours = pictures.colours(_COLOURS)
         self._sigma_colours = pictures.colours(_SIGMA_COLOURS)
-        self._heights = _range([shot.heights for shot in shots if shot.heights is not None], 0.5, 99.5)
-        self._sigma = _range([shot.sigma for shot in shots if shot.sigma is not None], 1.0, 99.0)
+        self._heights = spread_of([shot.heights for shot in shots if shot.heights is not None], 0.5, 99.5)
+        self._sigma = spread_of([shot.sigma for shot in shots if shot.sigma is not None], 1.0, 99.0)
 
     def cards(self) -> Markup:
         """Return the frames with their pictures, and what the colours mean."""
@@ -150,7 +154,7 @@ class Gallery:
         images = [
             pictures.reduced(counts, _SEGMENT) - offset for counts, offset in zip(frame.counts, offsets, strict=True)
         ]
-        low, high = _range(images, 0.5, 99.5)
+        low, high = spread_of(images, 0.5, 99.5)
         shown = [
             tag("figure", _image(pictures.grey(image, low, high), f"segment {name}"), tag("figcaption", name))
             for name, image in zip(frame.geometry.names, images, strict=True)

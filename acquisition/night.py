@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from acquisition.actions import Action
-from acquisition.engine import Engine, Outcome
+from acquisition.engine import Engine
 from acquisition.feed import LiveFeed
 from acquisition.interlock_watch import InterlockWatch
 from acquisition.interlocks import Interlock, instrument_interlocks
 from acquisition.ledger import Ledger
 from acquisition.log import Log
+from acquisition.progress import Outcome
 from acquisition.resumption import Resumption
 from acquisition.safe_state import SafeReport
 from acquisition.states import State

@@ -5,7 +5,7 @@ No clock runs and no device is spoken to: the compiled actions are played agains
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from acquisition.gas_rules import GasRules
 from acquisition.imaging import ImagingText, LimitsText
 from acquisition.interlocks import instrument_interlocks, recipe_interlocks
 from acquisition.paths import paths
-from acquisition.recipe import LoadedRecipe, in_order, load_recipe, outline, written_steps
+from acquisition.recipe import LoadedRecipe, in_order, load_recipe, outline, parse_recipe, written_steps
 from acquisition.setpoint_limits import SetpointLimits
 from acquisition.steps import Step
 from acquisition.timeline import Entry, notes, timeline
@@ -27,7 +27,7 @@ from acquisition.unrolling import place_of
 from acquisition.wording import duration_text
 from drivers import document
 from drivers.contract import Instrument
-from drivers.document import Address
+from drivers.document import Address, Document
 from drivers.errors import DocumentError, Problem
 from drivers.units import ELEMENTARY_CHARGE
 
@@ -193,13 +193,24 @@ def check_file(path: Path, instrument: Instrument) -> tuple[LoadedRecipe, Plan]:
     try:
         loaded = load_recipe(path)
     except DocumentError as error:
-        raise in_order([*error.problems, *_limits_of_readable_parts(path, instrument)]) from None
+        found = _limits_of_readable_parts(lambda: document.read(path, lenient=True), instrument)
+        raise in_order([*error.problems, *found]) from None
     return loaded, check(loaded, instrument)
 
 
-def _limits_of_readable_parts(path: Path, instrument: Instrument) -> Iterator[Problem]:
+def check_text(text: str, name: str, instrument: Instrument) -> tuple[LoadedRecipe, Plan]:
+    """As :func:`check_file`, of a recipe that lies in no file; ``name`` is what errors call it."""
     try:
-        source = document.read(path, lenient=True)
+        loaded = parse_recipe(text, name)
+    except DocumentError as error:
+        found = _limits_of_readable_parts(lambda: document.parse(text, name, lenient=True), instrument)
+        raise in_order([*error.problems, *found]) from None
+    return loaded, check(loaded, instrument)
+
+
+def _limits_of_readable_parts(read: Callable[[], Document], instrument: Instrument) -> Iterator[Problem]:
+    try:
+        source = read()
     except DocumentError:
         return
     written = source.data if isinstance(source.data, dict) else {}

@@ -16,10 +16,10 @@ from drivers.errors import InputError, RilievoError, system_error
 
 if TYPE_CHECKING:
     from acquisition.app import Laboratory
-    from acquisition.engine import Outcome
     from acquisition.feed import Live
     from acquisition.night import Night
     from acquisition.plan import Plan
+    from acquisition.progress import Outcome
     from reconstruction.live import LiveQuality
 
 Speed = Annotated[

@@ -105,7 +105,9 @@ def render(night: Chronicle, store: Store) -> str:
 
 def _page(night: Chronicle, body: Markup) -> str:
     folder = files("acquisition") / "templates"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    names = ("report.css", "surface.js", "report.js")
+    style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in names)
+    script = "".join(scripts)
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'; "

@@ -22,7 +22,7 @@ from drivers.clock import Clock
 from drivers.errors import RilievoError, RunError
 
 if TYPE_CHECKING:
-    from acquisition.engine import Outcome
+    from acquisition.progress import Outcome
 
 
 class Controls(Protocol):

@@ -20,9 +20,9 @@ from drivers.errors import DocumentError, RilievoError
 from drivers.units import ELEMENTARY_CHARGE
 
 if TYPE_CHECKING:
-    from acquisition.engine import Progress as RunProgress
     from acquisition.night import Night
     from acquisition.plan import Plan
+    from acquisition.progress import Progress as RunProgress
     from acquisition.records import Run
 
 LONGEST_TIMELINE = 60

@@ -26,6 +26,9 @@ DEAD_SHARE = 0.02
 """Signal below this share of the others' median is none."""
 _NOISE_ALONE, _CONTRAST = 1.5, 10.0
 """Variance of block means over what noise explains: of a segment without signal at most, and of the others over it."""
+_NOISE_AGREES = 0.12
+"""By how much signals that the noise tells may differ from the levels: a mean tilt of 3° changes the levels by so much
+at most, and so do contrasts and brightnesses that someone has set alike by eye."""
 _PARTS = 8
 _CLASSES = 24
 
@@ -162,18 +165,52 @@ def _offsets(frame: Frame, raw: Floats, silent: NDArray[np.bool_]) -> tuple[Floa
     levels = raw.mean(axis=(1, 2))
     telling = [index for index in unknown if levels[index] > 0 and not silent[index]]
     found = [zero_signal(frame.counts[index], frame.channels[index].saturation) for index in telling]
-    known = [(value / level, error / level) for (value, error), level in zip(found, levels[telling], strict=True)]
-    certain = [(share, error) for share, error in known if np.isfinite(error) and error > 0]
+    certain = [
+        (index, value, error)
+        for index, (value, error) in zip(telling, found, strict=True)
+        if np.isfinite(error) and error > 0
+    ]
     if certain:
-        # Segments of one amplifier stand at the same share of their level; together they tell it better.
-        shares, doubts = np.array(certain).T
-        weights = 1 / doubts**2
+        # Each tells its own offset poorly; together, by what their signals have in common, they tell it better.
+        heights, scatter = _relative_signals(frame, levels)
+        shares = np.array([(levels[index] - value) / heights[index] for index, value, _ in certain])
+        weights = np.array([(heights[index] / error) ** 2 for index, _, error in certain])
         share, doubt = float(weights @ shares / weights.sum()), float(weights.sum() ** -0.5)
     for index in unknown:
         sources[index] = "estimated" if certain else "assumed"
-        offsets[index] = share * levels[index] if certain else 0.0
-        errors[index] = doubt * levels[index] if certain else np.inf
+        offsets[index] = levels[index] - share * heights[index] if certain else 0.0
+        errors[index] = np.hypot(doubt, share * scatter) * heights[index] if certain else np.inf
     return offsets, errors, tuple(sources)
+
+
+def _relative_signals(frame: Frame, levels: Floats) -> tuple[Floats, float]:
+    """Return what the mean signals above the offsets are in proportion to, (S,) ADU, and how exactly, a share.
+
+    A field that is level on the whole sends into each segment electrons in proportion to what it covers of a Lambert
+    emitter's cone, so that signal over noise goes with the root of that, whatever contrast and brightness each channel
+    was set to. Where the noise speaks of other proportions than the levels do, by more than a level field can, the
+    offsets are taken for the same share of each level, as with one setting for all.
+    """
+    covered = np.array(
+        [
+            each.span * (_sine_square(each.outer_radius, frame) - _sine_square(each.inner_radius, frame))
+            for each in frame.geometry.segments
+        ]
+    )
+    noise = np.sqrt([max(noise_variance(counts, 1), 0.0) for counts in frame.counts])
+    # Of a median of moduli; differences that share pixels count for a quarter.
+    scatter = 1.17 / (frame.counts[0].size / 4) ** 0.5
+    told = noise * np.sqrt(covered / covered.mean())
+    usable = (told > 0) & (levels > 0)
+    if not usable.any():
+        return levels, 0.0
+    told = told * float(np.median(levels[usable] / told[usable]))
+    agrees = np.abs(told[usable] / levels[usable] - 1) < _NOISE_AGREES
+    return (np.where(usable, told, levels), scatter) if agrees.all() else (levels, 0.0)
+
+
+def _sine_square(radius: float, frame: Frame) -> float:
+    return radius**2 / (radius**2 + frame.geometry.working_distance**2)
 
 
 def zero_signal(counts: NDArray[np.uint16], saturation: int) -> tuple[float, float]:
@@ -226,13 +263,14 @@ def describe_missing(names: Sequence[str], states: Sequence[str]) -> str:
     return ", ".join(f"{name} {what[state]}" for name, state in zip(names, states, strict=True) if state != "live")
 
 
-def noise_variance(counts: NDArray[np.uint16]) -> float:
+def noise_variance(counts: NDArray[np.uint16], every: int = 8) -> float:
     """Return the variance of a pixel's noise (ADU²), from second differences that a smooth image does not feel.
 
     The mask (1, −2, 1) ⊗ (1, −2, 1) has a gain of 36 on white noise (J. Immerkær, Comput. Vis. Image Underst. 64
-    (1996) 300); the median of its modulus is not disturbed by the edges of a few facets. Every eighth row is looked at.
+    (1996) 300); the median of its modulus is not disturbed by the edges of a few facets. Of a large image every
+    eighth row is looked at, unless ``every`` says otherwise.
     """
-    rows = np.arange(1, counts.shape[0] - 1, 8 if counts.shape[0] >= 64 else 1)
+    rows = np.arange(1, counts.shape[0] - 1, every if counts.shape[0] >= 64 else 1)
     down = counts[rows - 1].astype(np.float32) - 2 * counts[rows].astype(np.float32) + counts[rows + 1]
     second = down[:, 2:] - 2 * down[:, 1:-1] + down[:, :-2]
     return float((np.median(np.abs(second)) / 0.6745) ** 2 / 36)

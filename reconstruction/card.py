@@ -20,8 +20,10 @@ import numpy as np
 
 from drivers.errors import InputError
 from reconstruction.basis import EmissionBasis
+from reconstruction.features import slopes
+from reconstruction.local_law import LocalLaw
 from reconstruction.training import THRESHOLDS, Sample, Training, TrainingPlan, evaluate
-from reconstruction.vft import TOKEN, WINDOW, LocalLaw, slopes
+from reconstruction.vft import TOKEN, WINDOW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

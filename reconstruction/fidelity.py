@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from drivers.geometry import DetectorGeometry, pixel_positions
+from reconstruction.features import blur
+from reconstruction.local_law import Condition, local_emission
 from reconstruction.response import segment_response
-from reconstruction.vft import Condition, VisionFieldTransformer, blur, local_emission
+from reconstruction.vft import VisionFieldTransformer
 
 PROBE_FWHM = 2 * math.sqrt(2 * math.log(2))
+LEAST_PROBE = 0.05
+"""Standard deviation in pixels below which a probe blurs nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,17 +84,11 @@ class Forward:
         turn = self.geometry.rotation + at.rotation.double()
         chosen = replace(self.geometry, segments=tuple(self.geometry.segments[index] for index in self.live))
         step = 1e-4 * self.geometry.working_distance
-        rows = [segment_response(chosen, self.model.basis, centre=centre, rotation=turn)]
-        for axis in (0, 1):
-            move = torch.zeros(2, dtype=torch.float64)
-            move[axis] = step
-            # A pixel at +x sees the detector's centre moved by −x.
-            ahead, behind = (
-                segment_response(chosen, self.model.basis, centre=centre + sign * move, rotation=turn)
-                for sign in (-1, 1)
-            )
-            rows.append((ahead - behind) / (2 * step))
-        return torch.stack(rows)
+        # A pixel at +x sees the detector's centre moved by −x.
+        moves = step * torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=torch.float64)
+        here, *around = segment_response(chosen, self.model.basis, centre=centre + moves, rotation=turn)
+        slopes = [(ahead - behind) / (2 * step) for ahead, behind in (around[:2], around[2:])]
+        return torch.stack([here, *slopes])
 
     def tilt_emission(self) -> Tensor:
         """Return how a flat surface's emission changes with its slopes ∂z/∂x and ∂z/∂y. Shape (K, 2)."""
@@ -102,6 +100,12 @@ class Forward:
             found.append(((ahead - behind) / (2 * step))[0, :, 0, 0])
         return torch.stack(found, dim=1)
 
+    def flat_signals(self) -> Tensor:
+        """Return what a flat surface on the axis sends into each live segment. (L,)."""
+        field = torch.zeros(1, 8, 8)
+        flat = self.model.local(field, field + float(self.condition.oxide), self.condition)[0, :, 4, 4]
+        return self.responses()[0].float() @ flat
+
     def levels(self, responses: Tensor, nuisances: Nuisances) -> Tensor:
         """Return what offsets and the sample's tilt add to each segment everywhere. (L,)."""
         tilted = responses[0].float() @ self.tilt_emission() @ nuisances.tilt.float()
@@ -110,9 +114,33 @@ class Forward:
     def emission(self, z: Tensor, oxide: Tensor) -> Tensor:
         """Return the emission coefficients (K, H, W) of heights (H, W) in pixels, as the probe sees them."""
         emitted = self.model(z[None], oxide[None], self.condition)[0]
-        if self.probe > 0.05:
+        if self.probe > LEAST_PROBE:
             emitted = blur(emitted, (self.probe,))
         return emitted
+
+    def signals(
+        self, z: Tensor, oxide: Tensor, responses: Tensor, origin: tuple[int, int], shape: tuple[int, int]
+    ) -> Tensor:
+        """Return what :meth:`collect` makes of :meth:`emission`, (L, h, w), in less time: coefficients are skipped.
+
+        Parameters
+        ----------
+        z, oxide : (h, w) tensors
+            Heights in pixels, and the share of oxide.
+        responses, origin, shape
+            As for :meth:`collect`.
+        """
+        readout = responses.to(z).reshape(-1, responses.shape[-1])
+        seen = self.model(z[None], oxide[None], self.condition, readout)[0]
+        if self.probe > LEAST_PROBE:
+            seen = blur(seen, (self.probe,))
+        return self._placed(seen.reshape(3, -1, *z.shape), origin, shape)
+
+    def _placed(self, parts: Tensor, origin: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+        """Return signals from those on the axis and their derivatives by the pixel's place, (3, L, h, w)."""
+        h, w = parts.shape[-2:]
+        x, y = (torch.from_numpy(each).to(parts) for each in pixel_positions(shape, self.pixel_size))
+        return parts[0] + parts[1] * x[origin[1] : origin[1] + w] + parts[2] * y[origin[0] : origin[0] + h, None]
 
     def collect(self, emitted: Tensor, responses: Tensor, origin: tuple[int, int], shape: tuple[int, int]) -> Tensor:
         """Return the signals (L, h, w) of emission coefficients (K, h, w).
@@ -128,10 +156,8 @@ class Forward:
         """
         count = emitted.shape[0]
         h, w = emitted.shape[1:]
-        parts = (responses.to(emitted).reshape(-1, count) @ emitted.reshape(count, -1)).reshape(3, -1, h, w)
-        x, y = (torch.from_numpy(each).to(emitted) for each in pixel_positions(shape, self.pixel_size))
-        x, y = x[origin[1] : origin[1] + w], y[origin[0] : origin[0] + h, None]
-        return parts[0] + parts[1] * x + parts[2] * y
+        parts = responses.to(emitted).reshape(-1, count) @ emitted.reshape(count, -1)
+        return self._placed(parts.reshape(3, -1, h, w), origin, shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +173,9 @@ class Observation:
         1; 0 where a pixel says nothing (saturated).
     scales : (L,) tensor, ADU
         Counts above the offset for a signal of 1.
+    straight : (L, H, W) tensor or None
+        The signals, straightened: as they would be if they grew in proportion to the slope, however steep. A linear
+        estimate begins with these.
     """
 
     signals: Tensor
@@ -154,6 +183,7 @@ class Observation:
     variance_floor: Tensor
     weight: Tensor
     scales: Tensor
+    straight: Tensor | None = None
 
     def variances(self, expected: Tensor) -> Tensor:
         """Return the variance of each pixel where ``expected`` signals (L, H, W) are expected."""

@@ -2,9 +2,9 @@
 
 ``preview`` is the local law (:mod:`reconstruction.photometric`): milliseconds, right where a pixel is larger than the
 electron range. ``fast`` is the Wiener inverse of the transformer's transfer functions, with the prior that the frame's
-evidence prefers. ``full`` solves for the surface whose image, as the transformer and the hardware's geometry make it,
-explains the frame, and estimates gains, offsets and the detector's place with it. Nothing is used but the frame and
-the geometry.
+evidence prefers, and one step from there towards what explains the frame. ``full`` solves for the surface whose image,
+as the transformer and the hardware's geometry make it, explains the frame, and estimates gains, offsets and the
+detector's place with it. Nothing is used but the frame and the geometry.
 
 >>> result = reconstruct(frame, quality="full")        # doctest: +SKIP
 >>> result.z, result.sigma, result.figures["roughness"]  # doctest: +SKIP
@@ -27,8 +27,9 @@ from reconstruction import calibration, photometric
 from reconstruction.calibration import SegmentEstimate, Signals
 from reconstruction.emission import electron_range
 from reconstruction.integrate import BLOCK
-from reconstruction.metrology import Figure, plane, root_mean_square_height, without_plane
-from reconstruction.photometric import SATURATED, SHADOW, SKIRT_SCALE, Quality, Reconstruction
+from reconstruction.metrology import plane, without_plane
+from reconstruction.photometric import SATURATED, SHADOW, Quality, Reconstruction
+from reconstruction.statements import LAYERED, assumptions, defocus_note, figures, scale_sigma
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from reconstruction.solve import Effort, Progress, Solution, State
     from reconstruction.vft import VisionFieldTransformer
 
-LAYERED = "Cu2O on Cu"
-"""The material of a sample whose share of oxide is sought in each pixel."""
-MODEL_SCALE = 0.03
-"""Relative standard uncertainty of vertical figures from the transformer."""
 GAIN_KNOWN, GAIN_UNKNOWN = 0.05, 0.15
 """Standard deviations of what channels say of their relative gains, and of gains balanced by the mean signals."""
 STEEPEST = 70.0
@@ -155,8 +152,8 @@ def prepare(
         For a material or a detector that the model does not know.
     """
     from reconstruction.fidelity import PROBE_FWHM, Forward
+    from reconstruction.local_law import Condition
     from reconstruction.response import check_reach
-    from reconstruction.vft import Condition
     from reconstruction.weights import check_material, check_validity, load_model
 
     chosen = model or load_model()
@@ -180,6 +177,7 @@ def prepare(
     forward = Forward(chosen, condition, frame.geometry, signals.live, frame.beam.pixel_size, probe)
     segments = _segments(frame, signals)
     observed = _observe(frame, forward, signals, segments)
+    observed = replace(observed, straight=_straightened(frame, forward, observed, signals, substrate))
     return Prepared(
         forward,
         observed,
@@ -223,9 +221,7 @@ def _observe(frame: Frame, forward: Forward, signals: Signals, segments: tuple[S
     from reconstruction.fidelity import Observation
 
     live = list(signals.live)
-    field = torch.zeros(1, 8, 8)
-    flat = forward.model.local(field, field + float(forward.condition.oxide), forward.condition)[0, :, 4, 4]
-    levels = (forward.responses()[0].float() @ flat).numpy()
+    levels = forward.flat_signals().numpy()
     means = signals.means[live].mean(axis=(1, 2))
     gains = [frame.channels[index].gain for index in live]
     if all(gain is not None for gain in gains):
@@ -251,6 +247,28 @@ def _observe(frame: Frame, forward: Forward, signals: Signals, segments: tuple[S
     )
 
 
+def _straightened(
+    frame: Frame, forward: Forward, observed: Observation, signals: Signals, substrate: str
+) -> Tensor | None:
+    """Return signals that are linear in the slopes, as far as the local law tells. (L, H, W).
+
+    The slopes that the local law finds, steep ones included, through the response of a flat surface; and of the sum
+    signal what no slope explains, which is what edges and bends do. None where the live segments do not tell slopes.
+    """
+    import torch
+
+    try:
+        found = photometric.local_slopes(frame, signals, substrate)
+    except ImageError:
+        return None
+    p, q, brightness = (torch.from_numpy(each) for each in found)
+    responses = forward.responses()[0].float()
+    flat = forward.flat_signals()[:, None, None]
+    slopes = (responses @ forward.tilt_emission().float())[..., None, None]
+    sums = observed.signals.sum(dim=0) / flat.sum()
+    return flat * (sums / brightness.clamp(min=0.05)) + slopes[:, 0] * p + slopes[:, 1] * q
+
+
 def _beliefs(frame: Frame, signals: Signals) -> Beliefs:
     from reconstruction.nuisances import Beliefs
 
@@ -272,13 +290,14 @@ def _flags(observed: Observation) -> NDArray[np.uint8]:
 
 def _fast(frame: Frame, prepared: Prepared, material: str) -> Reconstruction:
     from reconstruction.linear import linearise
-    from reconstruction.solve import first_state
+    from reconstruction.problem import Problem
+    from reconstruction.solve import corrected, first_state
 
     shape = frame.shape
     linear = linearise(prepared.forward, shape)
     information = linear.information(prepared.observed)
     state = first_state(prepared.forward, prepared.observed, linear, information)
-    predicted = linear.flat[:, None, None] + linear.apply(state.z)
+    state, predicted = corrected(Problem(prepared.forward, prepared.observed), state, linear, information)
     brightness = (predicted.sum(dim=0) / linear.flat.sum()).numpy()
     return _assembled(frame, prepared, state, information, brightness, "fast", material, None)
 
@@ -316,8 +335,8 @@ def _assembled(
 ) -> Reconstruction:
     import torch
 
-    from reconstruction.uncertainty import posterior
-    from reconstruction.vft import slopes
+    from reconstruction.features import slopes
+    from reconstruction.uncertainty import model_share, posterior
 
     pixel = frame.beam.pixel_size
     found = state.z.double().numpy()
@@ -327,7 +346,8 @@ def _assembled(
     steep = np.hypot(p[0], q[0]) > math.tan(math.radians(STEEPEST))
     flags = (prepared.flags | (photometric.STEEP * steep)).astype(np.uint8)
     blind = torch.from_numpy((flags & (SATURATED | SHADOW)) > 0)
-    doubt = posterior(flat, information, state.power, blind)
+    share = model_share(prepared.forward.model.card, prepared.forward.condition.pixel)
+    doubt = posterior(flat, information, state.power, blind, share)
     sigma = (doubt.sigma * pixel).astype(np.float32)
     estimate = solution.estimate if solution is not None else None
     if estimate is not None:
@@ -337,7 +357,8 @@ def _assembled(
         estimate = replace(estimate, combination=estimate.combination + slope)
     total = (prepared.observed.signals.sum(dim=0) * float(prepared.observed.scales.mean())).numpy()
     heights = HeightMap(z - z.mean(), pixel)
-    figures = _figures(heights, sigma, flags, doubt.bound * pixel, doubt.resolution * pixel, solution)
+    scale = scale_sigma(prepared.signals)
+    told = figures(heights, sigma, flags, doubt.bound * pixel, doubt.resolution * pixel, solution, scale)
     return Reconstruction(
         heights=heights,
         sigma=sigma,
@@ -347,8 +368,8 @@ def _assembled(
         flags=flags,
         segments=_with_gains(prepared, estimate),
         law=None,
-        figures=figures,
-        assumptions=_assumptions(frame, prepared, material, quality, estimate),
+        figures=told,
+        assumptions=(*assumptions(frame, prepared, material, quality, estimate), defocus_note(frame, doubt)),
         frame=frame,
         quality=quality,
         brightness=brightness.astype(np.float32),
@@ -373,67 +394,3 @@ def _with_gains(prepared: Prepared, estimate: Estimate | None) -> tuple[SegmentE
             gain_interval=(float(gains[place] - half), float(gains[place] + half)),
         )
     return tuple(segments)
-
-
-def _figures(
-    heights: HeightMap,
-    sigma: NDArray[np.float32],
-    flags: NDArray[np.uint8],
-    bound: float,
-    resolution: float,
-    solution: Solution | None,
-) -> dict[str, Figure]:
-    nm = 1e-9
-    mean_sigma = float(np.sqrt(np.mean(np.square(sigma, dtype=np.float64))))
-    model = math.hypot(MODEL_SCALE, SKIRT_SCALE)
-    roughness, height_range = root_mean_square_height(heights.z), float(np.ptp(heights.z))
-    noise = mean_sigma**2 / max(2 * roughness, mean_sigma)
-    found = {
-        "roughness": Figure(roughness / nm, math.hypot(noise, model * roughness) / nm, "nm"),
-        "height_range": Figure(
-            height_range / nm, math.hypot(math.sqrt(2) * float(sigma.max()), model * height_range) / nm, "nm"
-        ),
-        "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
-        "flagged": Figure(float(np.mean(flags > 0)), None, ""),
-        "bound": Figure(bound / nm, None, "nm"),
-        "resolution": Figure(resolution / nm, None, "nm"),
-    }
-    if solution is not None:
-        found["misfit"] = Figure(solution.misfit, math.sqrt(2 / solution.predicted.numel()), "")
-    return found
-
-
-def _assumptions(
-    frame: Frame, prepared: Prepared, material: str, quality: Quality, estimate: Estimate | None
-) -> tuple[str, ...]:
-    condition = prepared.forward.condition
-    said = [*prepared.notes]
-    said.append(
-        f"the transformer's model of {material} at {condition.energy:g} keV, pixels of {condition.pixel:.2g} electron "
-        "ranges; the hardware's geometry is taken as given"
-    )
-    if quality == "fast":
-        said.append(
-            "linear inverse: steep or high relief comes out wrong by more than σ; the full quality is not linear"
-        )
-    said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
-    if material != LAYERED or quality == "fast":  # which does not seek the oxide
-        said.append("the material is the same everywhere: a contrast of composition would pass for relief")
-    missing = calibration.describe_missing(frame.geometry.names, prepared.signals.states)
-    if missing:
-        said.append(f"{missing}: the heights come from the other segments")
-    if len(prepared.forward.live) == 2:
-        said.append(
-            "TWO SEGMENTS ARE ALIVE: opposite ones tell slopes along their line alone, neighbours the other way by "
-            "their sum only; what they do not tell is the prior's guess, and σ, which knows no directions, is too small"
-        )
-    said += photometric.scale_notes(prepared.segments)
-    if estimate is not None:
-        x, y = estimate.combination.tolist()
-        ex, ey = estimate.combination_error.tolist()
-        said.append(
-            "detector shift, unequal gains and the sample's tilt cannot be told apart in one frame; together they look "
-            f"like a slope of {x:+.4f} ± {1.96 * ex:.4f} in x and {y:+.4f} ± {1.96 * ey:.4f} in y, which the heights "
-            "do not contain"
-        )
-    return tuple(said)

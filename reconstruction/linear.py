@@ -1,7 +1,7 @@
 """The forward model near a flat surface: transfer functions, their information, and the Wiener inverse.
 
 Near a flat surface each segment answers to the heights by a convolution, S_s = S_s(flat) + K_s ⊛ z. The kernels are
-read off the model by raising single pixels, averaged over the places that a pixel can have in a token. On a field
+read off the model by raising single pixels, averaged over the places that a pixel can have. On a field
 whose borders are mirrored, the information that a frame carries on each cosine mode of the heights is
 Σ_s |T_s(k)|²/N_s, T the kernels' Fourier transform and N the noise's variance. From it follow the Wiener inverse, which
 is a frame's heights in some milliseconds, the variance that is left in each mode, and what preconditions the
@@ -12,16 +12,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.features import blur
+from reconstruction.fidelity import LEAST_PROBE, Forward, Nuisances, Observation
+from reconstruction.local_law import Condition
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
-from reconstruction.vft import TOKEN
+from reconstruction.vft import TOKEN, WINDOW, VisionFieldTransformer
 
 RAISED = 0.05
 """By how much a pixel is raised and lowered, in pixels: a slope of 1.4°."""
+PLACES = (4, 13, 18, 27)
+"""Rows and columns of a window where pixels are raised. A pixel's place in its token and its token's in the window both
+matter a little: here is each place in a token once, and the whole is its own mirror image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,20 +156,33 @@ def linearise(forward: Forward, shape: tuple[int, int], nuisances: Nuisances | N
 
 def emission_kernels(forward: Forward) -> tuple[Tensor, Tensor]:
     """Return the emission's answer to one raised pixel, (K, 2n, 2n), and a flat surface's emission, (K,)."""
-    n = TOKEN * math.ceil(min(max(1.6 / forward.condition.pixel, 8.0), 64.0) / TOKEN)
-    side = 2 * n + 2 * TOKEN
-    shapes = torch.zeros(TOKEN**2, side, side)
-    places = [(n + TOKEN // 2 + a, n + TOKEN // 2 + b) for a in range(TOKEN) for b in range(TOKEN)]
-    for surface, (row, column) in zip(shapes, places, strict=True):
-        surface[row, column] = RAISED
-    oxide = torch.full((side, side), float(forward.condition.oxide))
+    return _kernels(forward.model, forward.condition, forward.probe)
+
+
+@lru_cache(maxsize=8)
+def _kernels(model: VisionFieldTransformer, condition: Condition, probe: float) -> tuple[Tensor, Tensor]:
+    """Return :func:`emission_kernels`; the frames of a night share them."""
+    n = TOKEN * math.ceil(min(max(1.6 / condition.pixel, 8.0), 64.0) / TOKEN)
+    side = WINDOW * TOKEN * math.ceil((2 * n + 2 * WINDOW * TOKEN) / (WINDOW * TOKEN))
+    start = (side - WINDOW * TOKEN) // 2
+    places = [(start + row, start + column) for row in PLACES for column in PLACES]
     total = torch.zeros(())
     with torch.no_grad():
-        for surface, (row, column) in zip(shapes, places, strict=True):
-            change = forward.emission(surface, oxide) - forward.emission(-surface, oxide)
-            total = total + change[:, row - n : row + n, column - n : column + n]
-        level = forward.emission(torch.zeros(side, side), oxide).mean(dim=(1, 2))
+        for row, column in places:
+            both = torch.zeros(2, side, side)
+            both[0, row, column], both[1, row, column] = RAISED, -RAISED
+            up, down = _seen(model, condition, probe, both)
+            total = total + (up - down)[:, row - n : row + n, column - n : column + n]
+        level = _seen(model, condition, probe, torch.zeros(1, side, side))[0].mean(dim=(1, 2))
     return total / (2 * RAISED * len(places)), level
+
+
+def _seen(model: VisionFieldTransformer, condition: Condition, probe: float, z: Tensor) -> Tensor:
+    """Return the emission (B, K, H, W) of surfaces of one material, as the probe sees it."""
+    emitted = model(z, torch.full_like(z, float(condition.oxide)), condition)
+    if probe > LEAST_PROBE:
+        emitted = blur(emitted.flatten(0, 1), (probe,)).reshape(emitted.shape)
+    return emitted
 
 
 def wiener(linear: Linear, observed: Observation, power: Tensor, information: Tensor | None = None) -> Tensor:
@@ -191,5 +210,6 @@ def wiener_modes(linear: Linear, observed: Observation, power: Tensor, informati
 
 def matched_modes(linear: Linear, observed: Observation) -> Tensor:
     """Return the cosine modes of the signals' contrast over its variance, sent back through the kernels. (H, W)."""
-    excess = (observed.signals - observed.signals.mean(dim=(1, 2), keepdim=True)) * observed.weight
+    signals = observed.signals if observed.straight is None else observed.straight
+    excess = (signals - signals.mean(dim=(1, 2), keepdim=True)) * observed.weight
     return cosine_transform(linear.adjoint(excess / observed.mean_variances()[:, None, None]))

@@ -358,7 +358,7 @@ class Worker:
 
         from reconstruction.detector import segment_signals
         from reconstruction.emission import EmissionLaw, material
-        from reconstruction.inverse import LAYERED
+        from reconstruction.statements import LAYERED
 
         law = EmissionLaw.of(material("Cu" if self._material == LAYERED else self._material))
         flat = segment_signals(result.frame.geometry, law, np.zeros(1), np.zeros(1))

@@ -62,7 +62,8 @@ class Reconstruction:
     heights : HeightMap
         Mean and mean slope zero.
     sigma : (H, W) float32 array, m
-        Standard deviation of the heights from the noise of the counts, relative to the field's mean.
+        Standard deviation of the heights from the noise of the counts, relative to the field's mean; a scale that is
+        wrong for all of them together is apart, in :attr:`scale_sigma`.
     p, q : (H, W) float32 arrays
         ∂z/∂x and ∂z/∂y.
     total : (H, W) float32 array, ADU
@@ -104,6 +105,15 @@ class Reconstruction:
     brightness: Singles | None = None
     oxide: Singles | None = None
     nuisances: Estimate | None = None
+
+    @property
+    def scale_sigma(self) -> float:
+        """Relative standard uncertainty that all heights, slopes and roughnesses share; not in ``sigma``.
+
+        Infinite where nothing tells the vertical scale.
+        """
+        told = self.figures["scale"].sigma
+        return math.inf if told is None else told
 
     @property
     def z(self) -> NDArray[np.floating[Any]]:
@@ -166,11 +176,7 @@ def reconstruct(
     law = _live_law(frame, signals, material)
     gains, errors = calibration.balance_gains(signals, law)
     segments = tuple(calibration.estimates(frame, signals, law, gains, errors))
-    p, q, total = _slopes(frame, law, signals.offsets, gains)
-    if even_field:
-        _level_field(p, q)
-    p -= p.mean(dtype=np.float64)
-    q -= q.mean(dtype=np.float64)
+    p, q, total = _level_slopes(frame, law, signals.offsets, gains, even_field)
     for each in (p, q, total):
         each.flags.writeable = False
     heights = HeightMap(integrate(p, q, frame.beam.pixel_size), frame.beam.pixel_size)
@@ -189,6 +195,44 @@ def reconstruct(
         assumptions=_assumptions(frame, signals, segments, material, even_field),
         frame=frame,
     )
+
+
+def local_slopes(frame: Frame, signals: Signals, name: str) -> tuple[Singles, Singles, Singles]:
+    """Return p, q (mean zero) and the brightness that they explain, over a flat surface's. Shapes (H, W).
+
+    Parameters
+    ----------
+    frame : Frame
+    signals : Signals
+        Of this frame.
+    name : str
+        The material's.
+
+    Raises
+    ------
+    ImageError
+        When too few segments carry a signal to tell a slope.
+    """
+    law = _live_law(frame, signals, name)
+    p, q, _ = _level_slopes(frame, law, signals.offsets, calibration.balance_gains(signals, law)[0])
+    # (u, v) and (p, q) are so near to each other that the brightness may be looked up at either.
+    return p, q, np.asarray(law.nearest(p, q)[..., 2])
+
+
+def _level_slopes(
+    frame: Frame,
+    law: SegmentLaw,
+    offsets: NDArray[np.float64],
+    gains: NDArray[np.float64],
+    even_field: bool = False,
+) -> tuple[Singles, Singles, Singles]:
+    """Return p and q, means zero, and the sum signal."""
+    p, q, total = _slopes(frame, law, offsets, gains)
+    if even_field:
+        _level_field(p, q)
+    p -= p.mean(dtype=np.float64)
+    q -= q.mean(dtype=np.float64)
+    return p, q, total
 
 
 def _live_law(frame: Frame, signals: Signals, name: str) -> SegmentLaw:
@@ -334,7 +378,7 @@ def _figures(
         "roughness": Figure(roughness / nm, math.hypot(noise, model * roughness) / nm, "nm"),
         "height_range": Figure(height_range / nm, math.hypot(extremes, model * height_range) / nm, "nm"),
         "mean_sigma": Figure(mean_sigma / nm, None, "nm"),
-        "scale": Figure(1.0, scale if math.isfinite(scale) else None, ""),
+        "scale": Figure(1.0, math.hypot(scale, LAW_SCALE) if math.isfinite(scale) else None, ""),
         "flagged": Figure(float(np.mean(flags > 0)), None, ""),
     }
 

@@ -13,8 +13,9 @@ from drivers.errors import InputError
 from drivers.frame import Frame
 from drivers.units import KEV
 from reconstruction.emission import material as find_material
-from reconstruction.inverse import LAYERED, reconstruct
+from reconstruction.inverse import reconstruct
 from reconstruction.photometric import Quality, Reconstruction
+from reconstruction.statements import LAYERED
 
 if TYPE_CHECKING:
     from reconstruction.solve import Progress
@@ -140,8 +141,8 @@ def why_not_full(frame: Frame, material: str | None, *, detector_known: bool = T
     if not detector_known:
         return "the transformer needs the detector's geometry; describe it in a file and give it with --detector"
     from reconstruction.emission import electron_range
+    from reconstruction.local_law import Condition
     from reconstruction.response import check_reach
-    from reconstruction.vft import Condition
     from reconstruction.weights import check_material, check_validity, load_model
 
     substrate = "Cu" if material == LAYERED else material

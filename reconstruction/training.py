@@ -24,15 +24,8 @@ from torch import Tensor
 from drivers.errors import InputError
 from reconstruction.basis import EmissionBasis
 from reconstruction.exit_file import Exits, read_exits
-from reconstruction.vft import (
-    STEEPEST_POWER,
-    Architecture,
-    Condition,
-    LocalLaw,
-    Network,
-    VisionFieldTransformer,
-    law_terms,
-)
+from reconstruction.local_law import STEEPEST_POWER, Condition, LocalLaw, law_terms
+from reconstruction.vft import Architecture, Network, VisionFieldTransformer
 
 THRESHOLDS = (0.0, 0.07, 0.14, 0.2, 0.3, 0.45, 0.65)
 """Of the diode, over the beam's energy, that training draws from."""

@@ -10,22 +10,27 @@ band's local amplitude. Where nothing was measured (saturated, in shadow) the pr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reconstruction.features import blur, mirror
 from reconstruction.prior import Rings, rings
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
-from reconstruction.vft import blur
 
 OCTAVE = math.log(2.0)
 WAVES = 0.35
 """Standard deviation of the window in which a band's power is judged, in its wavelengths."""
-MODEL_SHARE = 0.03
-"""Error of the surrogate over the amplitude of each band."""
+MODEL_SHARE, COARSE, MOST_SHARE = 0.03, 0.1, 0.1
+"""Error of the surrogate over the amplitude of each band, where pixels are coarser than so many electron ranges; the
+most that it is taken for elsewhere (:func:`model_share`)."""
+COARSER = 4.0
+"""Standard deviation, in steps of its grid, of a window that is worked out on a coarser one."""
 Floats = NDArray[np.float64]
 _RATIOS = np.exp(np.linspace(-9.0, 9.0, 73))
 
@@ -75,17 +80,65 @@ def posterior(
     counts = ring.counts.copy()
     counts[ring.index[0, 1]] -= 1
     counts[ring.index[1, 0]] -= 1
-    variance = torch.zeros(shape)
+    variance, ratio = torch.zeros(shape), torch.ones(shape)
     for weight, wavelength in _bands(ring):
         part = inverse_cosine_transform(torch.from_numpy(weight[ring.index]).float() * modes)
-        local = blur((part**2)[None], (max(WAVES * wavelength, 0.7),))[0].clamp(min=0)
-        variance += _band_variance(local, counts * weight**2 / z.numel(), told, believed) + share**2 * local
+        local = _around(part**2, max(WAVES * wavelength, 0.7))
+        band, ratio = _band_variance(local, ratio, counts * weight**2 / z.numel(), told, believed)
+        variance += band + share**2 * local
     if blind is not None and bool(blind.any()):
         prior = float(power.double().flatten()[1:].sum()) / z.numel()
         dark = blur(blind.float()[None], (1.5,))[0].clamp(0, 1)
         variance = variance + dark * prior
     bound = math.sqrt(float(counts @ (1 / (told + 1 / believed))) / z.numel())
     return Doubt(variance.clamp(min=0).sqrt().float().numpy(), bound, _resolution(ring, information, power))
+
+
+def _around(squares: Tensor, sigma: float) -> Tensor:
+    """Return the mean of a field (H, W) in a Gaussian window around each pixel; a wide one on a coarser grid."""
+    step = int(sigma / COARSER)
+    if step < 2:
+        return blur(squares[None], (sigma,))[0].clamp(min=0)
+    h, w = squares.shape
+    padded = mirror(squares[None, None], -h % step, -w % step)
+    coarse = torch.nn.functional.avg_pool2d(padded, step)[0]
+    smooth = blur(coarse, (sigma / step,))[None]
+    wide = torch.nn.functional.interpolate(smooth, scale_factor=step, mode="bilinear", align_corners=False)
+    return wide[0, 0, :h, :w].clamp(min=0)
+
+
+def model_share(card: Mapping[str, Any], pixel: float) -> float:
+    """Return the surrogate's error over the amplitude of the relief, at a pixel size in electron ranges.
+
+    The model card tells how large the error was on surfaces that the training did not see, by pixel size: fine pixels
+    are harder. ``MODEL_SHARE`` holds for coarse ones and is scaled from there. The card's squares are estimates from
+    few samples, noise removed, and may even be negative: they are pooled until they fall from fine to coarse (isotonic
+    regression by M. Ayer et al., Ann. Math. Stat. 26 (1955) 641).
+    """
+    told = [
+        each
+        for each in (card.get("figures") or {}).get("by_pixel_size", ())
+        if each.get("samples") and each.get("model_error") is not None
+    ]
+    if len(told) < 2:
+        return MODEL_SHARE
+    groups: list[tuple[float, float, float]] = []  # square, samples, where it begins
+    for each in told:
+        error = float(each["model_error"])
+        square, samples, start = error * abs(error), float(each["samples"]), float(each["pixel_size"][0])
+        while groups and groups[-1][0] < square:
+            before = groups.pop()
+            square = (before[0] * before[1] + square * samples) / (before[1] + samples)
+            samples, start = before[1] + samples, before[2]
+        groups.append((square, samples, start))
+
+    def at(size: float) -> float:
+        return max(next(group[0] for group in reversed(groups) if group[2] <= size or group is groups[0]), 0.0)
+
+    coarse = at(COARSE)
+    if coarse == 0.0:
+        return MODEL_SHARE
+    return min(MODEL_SHARE * max(math.sqrt(at(pixel) / coarse), 1.0), MOST_SHARE)
 
 
 def _bands(ring: Rings) -> list[tuple[Floats, float]]:
@@ -101,13 +154,17 @@ def _bands(ring: Rings) -> list[tuple[Floats, float]]:
     return found
 
 
-def _band_variance(local: Tensor, shares: Floats, told: Floats, believed: Floats) -> Tensor:
-    """Return a band's part of the variance. (H, W).
+def _band_variance(
+    local: Tensor, coarser: Tensor, shares: Floats, told: Floats, believed: Floats
+) -> tuple[Tensor, Tensor]:
+    """Return a band's part of the variance, and its power around each pixel over the field's. (H, W) both.
 
     Parameters
     ----------
     local : (H, W) tensor
         Mean square of the solution in the band, around each pixel.
+    coarser : (H, W) tensor
+        The ratio of the next coarser band.
     shares : (n,) array
         Of each ring's modes in the band, over the number of pixels.
     told, believed : (n,) arrays
@@ -115,12 +172,13 @@ def _band_variance(local: Tensor, shares: Floats, told: Floats, believed: Floats
     """
     whole = float(shares @ believed)
     if whole <= 0:
-        return torch.zeros_like(local)
-    # What is there: what was found, and what may have been missed.
+        return torch.zeros_like(local), coarser
+    # What is there: what was found, and what may have been missed. That is missed where the coarser band stands out:
+    # an edge goes through all scales.
     missed = float(shares @ (1 / (told + 1 / believed)))
-    ratio = np.log(np.clip((local.numpy() + missed) / whole, _RATIOS[0], _RATIOS[-1]))
+    ratio = ((local + missed * coarser) / whole).clamp(float(_RATIOS[0]), float(_RATIOS[-1]))
     table = (1 / (told + 1 / (believed * _RATIOS[:, None]))) @ shares
-    return torch.from_numpy(np.interp(ratio, np.log(_RATIOS), table)).float()
+    return torch.from_numpy(np.interp(np.log(ratio.numpy()), np.log(_RATIOS), table)).float(), ratio
 
 
 def _resolution(ring: Rings, information: Tensor, power: Tensor) -> float:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from reconstruction.basis import EmissionBasis, emission_basis
+from reconstruction.features import SCALES, feature_count, feature_maps, mirror, slopes
+from reconstruction.local_law import Condition, LocalLaw, law_matrix, law_products
 
-SCALES = (0.08, 0.2, 0.45, 1.0)
-"""Standard deviations of the blurred surfaces, in electron ranges."""
 TOKEN, WINDOW = 4, 8
 """Pixels along the side of a token, tokens along the side of a window."""
-STEEPEST_POWER = 4
-"""Powers of sin²θ in the local law."""
+BAND, GROUP = 16_384, 32
+"""Pixels that pass through the perceptrons, and windows through the attention, at a time: few enough for a CPU's
+caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,217 +62,6 @@ class Architecture:
     scales: tuple[float, ...] = SCALES
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What holds for a whole image.
-
-    Attributes
-    ----------
-    pixel : float
-        Pixel size over the electron range of the substrate.
-    energy : float, keV
-        Of the beam.
-    threshold : float
-        Of the diode, over the beam's energy.
-    oxide : bool
-        Whether the substrate is Cu2O, not Cu.
-    """
-
-    pixel: float
-    energy: float
-    threshold: float
-    oxide: bool = False
-
-    def vector(self) -> Tensor:
-        """Return what the network sees. Shape (4,)."""
-        return torch.tensor(
-            [
-                math.log(self.pixel / 0.1),
-                math.log(self.energy / 8.0),
-                (self.threshold - 0.2) / 0.2,
-                float(self.oxide),
-            ],
-            dtype=torch.float32,
-        )
-
-
-# -- the local law
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LocalLaw:
-    """Coefficients of a plane's emission, tabulated over material, energy and threshold.
-
-    Attributes
-    ----------
-    energies : tuple of float, keV
-    thresholds : tuple of float
-        Over the beam's energy.
-    table : (materials, energies, thresholds, F, n) tensor
-        Of each pair (m, k) of the basis, cosine part, the coefficients of sin^mθ · (sin²θ)^n.
-    """
-
-    energies: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    table: Tensor
-
-    def at(self, condition: Condition, oxide: bool) -> Tensor:
-        """Return the coefficients (F, n) at an energy and a threshold, linear between the table's."""
-        energy = _between(np.log(self.energies), math.log(condition.energy))
-        threshold = _between(np.array(self.thresholds), condition.threshold)
-        part = self.table[int(oxide)]
-        return torch.as_tensor(
-            sum(a * b * part[i, j] for i, a in energy for j, b in threshold if a * b), dtype=torch.float32
-        )
-
-
-def _between(nodes: np.ndarray[Any, Any], value: float) -> list[tuple[int, float]]:
-    """Return the two neighbouring nodes with their weights; one where there is no other."""
-    if len(nodes) == 1:
-        return [(0, 1.0)]
-    low = int(np.clip(np.searchsorted(nodes, value) - 1, 0, len(nodes) - 2))
-    share = float(np.clip((value - nodes[low]) / (nodes[low + 1] - nodes[low]), 0.0, 1.0))
-    return [(low, 1 - share), (low + 1, share)]
-
-
-def law_terms(basis: EmissionBasis) -> list[int]:
-    """Return the places of the cosine parts in the basis: one for each pair (m, k)."""
-    return [index for index, sine in enumerate(basis.sine) if not sine]
-
-
-def local_emission(p: Tensor, q: Tensor, law: Tensor, basis: EmissionBasis) -> Tensor:
-    """Return what planes of slopes p, q emit.
-
-    Parameters
-    ----------
-    p, q : (B, H, W) tensors
-        ∂z/∂x and ∂z/∂y.
-    law : (B, F, n) tensor
-        From :meth:`LocalLaw.at`.
-    basis : EmissionBasis
-
-    Returns
-    -------
-    (B, K, H, W) tensor
-    """
-    steep = torch.rsqrt(1 + p**2 + q**2)
-    x, y = -p * steep, -q * steep
-    squared = x**2 + y**2
-    powers = torch.stack([squared**n for n in range(law.shape[2])], dim=1)
-    real, imaginary = [torch.ones_like(x)], [torch.zeros_like(x)]
-    for _ in range(int(basis.order.max())):
-        real.append(real[-1] * x - imaginary[-1] * y)
-        imaginary.append(imaginary[-1] * x + real[-2] * y)
-    radial = torch.einsum("bfn,bnhw->fbhw", law, powers)
-    out, pair = [], -1
-    for order, sine in zip(basis.order, basis.sine, strict=True):
-        pair += not sine
-        out.append(radial[pair] * (imaginary if sine else real)[order])
-    return torch.stack(out, dim=1)
-
-
-# -- features
-
-
-@lru_cache(maxsize=64)
-def blur_matrix(size: int, sigma: float) -> Tensor:
-    """Return the Gaussian blur along one axis with mirrored borders. Shape (size, size); sigma in pixels."""
-    reach = np.arange(-math.ceil(4 * sigma + 1), math.ceil(4 * sigma + 1) + 1)
-    # Integrated over the pixel, so that narrow blurs keep their second moment.
-    edges = np.concatenate([reach - 0.5, [reach[-1] + 0.5]])
-    weight = np.diff([0.5 * (1 + math.erf(edge / (math.sqrt(2) * max(sigma, 1e-3)))) for edge in edges])
-    weight /= weight.sum()
-    columns = (np.arange(size)[:, None] + reach[None, :]) % (2 * size)
-    columns = np.where(columns >= size, 2 * size - 1 - columns, columns)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], columns), weight[None, :])
-    return torch.from_numpy(matrix).float()
-
-
-def blur(image: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-    """Return images (B, H, W) blurred by Gaussians of some pixels, one for all or one for each; borders mirrored."""
-    rows, columns = (torch.stack([blur_matrix(size, sigma) for sigma in sigmas]).to(image) for size in image.shape[-2:])
-    if len(sigmas) == 1:
-        rows, columns = rows[0], columns[0]
-    return rows @ image @ columns.mT
-
-
-def differences(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return differences to the neighbours: right, left, up, down; borders mirrored. (..., H, W) per pixel.
-
-    Each is what the height gains in +x or +y: ``right`` between a pixel and the next column, ``left`` from the column
-    before; +y runs against the rows.
-    """
-    along = z[..., :, 1:] - z[..., :, :-1]
-    across = z[..., :-1, :] - z[..., 1:, :]
-    right, left = nn.functional.pad(along, (0, 1)), nn.functional.pad(along, (1, 0))
-    down, up = nn.functional.pad(across, (0, 0, 0, 1)), nn.functional.pad(across, (0, 0, 1, 0))
-    return right, left, up, down
-
-
-def slopes(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ∂z/∂x and ∂z/∂y of a height field in pixels, by central differences."""
-    right, left, up, down = differences(z)
-    return (right + left) / 2, (up + down) / 2
-
-
-def _soft(slope: Tensor) -> Tensor:
-    return slope * torch.rsqrt(1 + slope**2)
-
-
-def feature_count(scales: int) -> int:
-    """Return how many channels :func:`features` gives."""
-    return 5 + 6 * scales + 4
-
-
-def features(z: Tensor, oxide: Tensor, pixels: tuple[float, ...], scales: tuple[float, ...]) -> Tensor:
-    """Return what the network sees of a surface; nothing in it depends on the absolute height.
-
-    Parameters
-    ----------
-    z : (B, H, W) tensor, pixels
-    oxide : (B, H, W) tensor, 0 … 1
-        Share of oxide.
-    pixels : tuple of float
-        Pixel size in electron ranges: one for the batch, or one for each surface.
-    scales : tuple of float
-
-    Returns
-    -------
-    (B, C, H, W) tensor
-        Of order one, odd or even under reflection as the emission is.
-    """
-    right, left, up, down = differences(z)
-    found = [_soft(right), _soft(left), _soft(up), _soft(down)]
-    found.append(_soft((_x_slope(up) + _x_slope(down)) / 2))
-    before, size = z, torch.tensor(pixels).to(z)[:, None, None]
-    for scale in scales:
-        smooth = blur(z, tuple(scale / pixel for pixel in pixels))
-        right, left, up, down = differences(smooth)
-        reach = (scale / size).clamp(min=0.5)
-        found += [
-            (right + left) / 2,
-            (up + down) / 2,
-            (right - left) * reach,
-            (up - down) * reach,
-            (_x_slope(up) + _x_slope(down)) / 2 * reach,
-            (before - smooth) / reach,
-        ]
-        before = smooth
-    middle = blur(oxide, tuple(scales[1] / pixel for pixel in pixels))
-    edge = slopes(middle)
-    found += [oxide, middle, edge[0] * scales[1] / size, edge[1] * scales[1] / size]
-    return torch.stack(found, dim=1)
-
-
-def _x_slope(z: Tensor) -> Tensor:
-    right, left, _, _ = differences(z)
-    return (right + left) / 2
-
-
-# -- the network
-
-
 class Modulated(nn.Module):
     """A linear map of the channels, scaled and shifted by the condition. (B, N, in) → (B, N, out)."""
 
@@ -283,12 +72,14 @@ class Modulated(nn.Module):
         nn.init.zeros_(self.condition.weight)
         nn.init.zeros_(self.condition.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map; ``condition`` is (B, conditions)."""
+    def forward(self, x: Tensor, condition: Tensor, readout: Tensor | None = None) -> Tensor:
+        """Map; ``condition`` is (B, conditions), ``readout`` (M, out) says which combinations are wanted."""
         scale, shift = self.condition(condition)[:, None].chunk(2, dim=-1)
         # The scale goes into the weights: one pass less over the field.
-        weight = self.linear.weight.T * (1 + scale)
-        return torch.baddbmm(self.linear.bias * (1 + scale) + shift, x, weight.expand(x.shape[0], -1, -1))
+        weight, bias = self.linear.weight.T * (1 + scale), self.linear.bias * (1 + scale) + shift
+        if readout is not None:
+            weight, bias = weight @ readout.T, bias @ readout.T
+        return torch.baddbmm(bias, x, weight.expand(x.shape[0], -1, -1))
 
 
 class Attention(nn.Module):
@@ -302,22 +93,36 @@ class Attention(nn.Module):
         self.position = nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, heads))
         self.out = nn.Linear(width, width)
 
-    def forward(self, windows: Tensor, places: Tensor) -> Tensor:
-        """Return the change of windows (n, T, width); ``places`` (1 or B, T, T, 6) are relative positions."""
+    def bias(self, places: Tensor) -> Tensor:
+        """Return what relative positions (1 or B, T, T, 6) add to the scores. (1 or B, heads, T, T)."""
+        found: Tensor = self.position(places).permute(0, 3, 1, 2)
+        return found
+
+    def forward(self, windows: Tensor, bias: Tensor) -> Tensor:
+        """Return the change of windows (n, T, width)."""
+        if len(bias) > 1:
+            bias = bias.repeat_interleave(len(windows) // len(bias), dim=0)
+        some = GROUP if windows.device.type == "cpu" else len(windows)
+        biases = torch.split(bias, some) if len(bias) > 1 else [bias] * -(-len(windows) // some)
+        parts = torch.split(windows, some)
+        return torch.cat([self._attend(part, near) for part, near in zip(parts, biases, strict=True)])
+
+    def _attend(self, windows: Tensor, bias: Tensor) -> Tensor:
         count, tokens, width = windows.shape
         query, key, value = (
             part.reshape(count, tokens, self.heads, width // self.heads).transpose(1, 2)
             for part in self.project(self.norm(windows)).chunk(3, dim=-1)
         )
-        bias = self.position(places).permute(0, 3, 1, 2)
-        if len(bias) > 1:
-            bias = bias.repeat_interleave(count // len(bias), dim=0)
-        score = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(width // self.heads) + bias, dim=-1)
+        query = query / math.sqrt(width // self.heads)
+        score = torch.softmax(query @ key.transpose(-1, -2) + bias, dim=-1)
         return torch.as_tensor(self.out((score @ value).transpose(1, 2).reshape(count, tokens, width)))
 
 
 class Block(nn.Module):
-    """Attention in windows, every second time shifted by half a window, then a perceptron in each token."""
+    """Attention in windows, every second time shifted by half a window, then a perceptron in each token.
+
+    Where the windows are shifted, those at the borders are halves: opposite borders have nothing to tell each other.
+    """
 
     def __init__(self, width: int, heads: int, conditions: int, shifted: bool) -> None:
         super().__init__()
@@ -330,19 +135,40 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, condition: Tensor, places: Tensor) -> Tensor:
         """Return tokens (B, h, w, width); h and w are multiples of a window."""
         batch, h, w, width = tokens.shape
-        if self.shift:
-            tokens = torch.roll(tokens, (self.shift, self.shift), (1, 2))
-        shape = (batch, h // WINDOW, WINDOW, w // WINDOW, WINDOW, width)
-        windows = tokens.reshape(shape).transpose(2, 3).reshape(-1, WINDOW**2, width)
-        windows = windows + self.attention(windows, places)
-        tokens = windows.reshape(batch, h // WINDOW, w // WINDOW, WINDOW, WINDOW, width).transpose(2, 3)
-        tokens = tokens.reshape(batch, h, w, width)
-        if self.shift:
-            tokens = torch.roll(tokens, (-self.shift, -self.shift), (1, 2))
-        flat = tokens.reshape(batch, h * w, width)
+        bias = self.attention.bias(places)
+        rows = []
+        for top, bottom, high in self._zones(h):
+            columns = [
+                self._attended(tokens[:, top:bottom, left:right], bias, high, wide)
+                for left, right, wide in self._zones(w)
+            ]
+            rows.append(torch.cat(columns, dim=2))
+        flat = (tokens + torch.cat(rows, dim=1)).reshape(batch, h * w, width)
         flat = flat + self.second(nn.functional.gelu(self.first(self.norm(flat), condition)))
         whole: Tensor = flat.reshape(batch, h, w, width)
         return whole
+
+    def _zones(self, size: int) -> list[tuple[int, int, int]]:
+        """Cut an axis of tokens into stretches of windows of one side: (start, stop, side)."""
+        if not self.shift:
+            return [(0, size, WINDOW)]
+        cuts = [
+            (0, self.shift, self.shift),
+            (self.shift, size - self.shift, WINDOW),
+            (size - self.shift, size, self.shift),
+        ]
+        return [cut for cut in cuts if cut[1] > cut[0]]
+
+    def _attended(self, tokens: Tensor, bias: Tensor, high: int, wide: int) -> Tensor:
+        """Return the attention's change of tokens (B, h, w, width) in windows of some sides."""
+        batch, h, w, width = tokens.shape
+        cut = tokens.reshape(batch, h // high, high, w // wide, wide, width)
+        if high * wide < WINDOW**2:
+            kept = (WINDOW * torch.arange(high)[:, None] + torch.arange(wide)).flatten().to(tokens.device)
+            bias = bias[:, :, kept[:, None], kept]
+        change: Tensor = self.attention(cut.transpose(2, 3).reshape(-1, high * wide, width), bias)
+        back = change.reshape(batch, h // high, w // wide, high, wide, width).transpose(2, 3)
+        return back.reshape(batch, h, w, width)
 
 
 def relative_places(pixel: float) -> Tensor:
@@ -380,26 +206,74 @@ class Network(nn.Module):
         nn.init.zeros_(self.linear.linear.weight)
         nn.init.zeros_(self.linear.linear.bias)
 
-    def forward(self, z: Tensor, oxide: Tensor, pixels: tuple[float, ...], conditions: Tensor) -> Tensor:
-        """Return (B, K, H, W) for heights (B, H, W) in pixels; H and W multiples of ``TOKEN · WINDOW``."""
+    def forward(
+        self,
+        z: Tensor,
+        oxide: Tensor,
+        pixels: tuple[float, ...],
+        conditions: Tensor,
+        readout: Tensor | None = None,
+    ) -> Tensor:
+        """Return (B, K, H, W) for heights (B, H, W) in pixels; H and W multiples of ``TOKEN · WINDOW``.
+
+        With a ``readout`` (M, K), which combinations of the K coefficients are wanted: (B, M, H, W). Segments are far
+        fewer than coefficients, and to compute them alone saves a third of the time.
+        """
         batch, h, w = z.shape
         condition = self.condition(conditions)
-        seen = features(z, oxide, pixels, self.architecture.scales)
-        flat = seen.flatten(2).transpose(1, 2)
-        linear = self.linear(flat, condition)
-        hidden = nn.functional.gelu(self.first(flat, condition))
-        hidden = hidden + nn.functional.gelu(self.second(hidden, condition))
-        image = hidden.transpose(1, 2).reshape(batch, -1, h, w)
-        tokens = self.embed(image).permute(0, 2, 3, 1)
+        rows = _band_rows(z)
+        maps = [torch.split(each, rows, dim=1) for each in feature_maps(z, oxide, pixels, self.architecture.scales)]
+        linear, hidden, embedded = [], [], []
+        for parts in zip(*maps, strict=True):
+            flat = torch.stack(parts, dim=1).flatten(2).transpose(1, 2)
+            linear.append(self.linear(flat, condition, readout))
+            first = nn.functional.gelu(self.first(flat, condition))
+            hidden.append(first + nn.functional.gelu(self.second(first, condition)))
+            embedded.append(self._embedded(hidden[-1], w))
+        tokens = torch.cat(embedded, dim=1)
         places = torch.stack([relative_places(pixel) for pixel in pixels]).to(z)
         for block in self.blocks:
             tokens = block(tokens, condition, places)
-        spread = self.expand(tokens).permute(0, 3, 1, 2)
-        spread = nn.functional.interpolate(spread, scale_factor=TOKEN, mode="bilinear", align_corners=False)
-        hidden = hidden + spread.flatten(2).transpose(1, 2)
-        hidden = nn.functional.gelu(self.third(hidden, condition))
-        out: Tensor = (linear + self.out(hidden)).transpose(1, 2)
-        return out.reshape(batch, -1, h, w)
+        weight: Tensor = self.out.weight if readout is None else readout @ self.out.weight
+        bias: Tensor = self.out.bias if readout is None else readout @ self.out.bias
+        spread = _edged(self.expand(tokens), 1)
+        out = []
+        for row, inner, plain in zip(range(0, h, rows), hidden, linear, strict=True):
+            near = spread[:, row // TOKEN : min(row + rows, h) // TOKEN + 2]
+            near = _finer(_edged(_finer(near, 1), 2), 2).flatten(1, 2)
+            last = nn.functional.gelu(self.third(inner + near, condition))
+            answer = plain + nn.functional.linear(last, weight, bias)
+            out.append(answer.transpose(1, 2).reshape(batch, weight.shape[0], -1, w))
+        return torch.cat(out, dim=2)
+
+    def _embedded(self, hidden: Tensor, w: int) -> Tensor:
+        """Return the tokens (B, h, w/TOKEN, width) of a band's pixels (B, N, channels)."""
+        batch, count, channels = hidden.shape
+        cut = hidden.reshape(batch, count // w // TOKEN, TOKEN, w // TOKEN, TOKEN, channels)
+        # As a convolution whose stride is its size, but without its copies into another layout.
+        weight = self.embed.weight.permute(0, 2, 3, 1).flatten(1)
+        return nn.functional.linear(cut.transpose(2, 3).flatten(3), weight, self.embed.bias)
+
+
+def _band_rows(image: Tensor) -> int:
+    """Return how many rows of an image (B, H, W) are worked on at a time: whole tokens, everything on a GPU."""
+    batch, h, w = image.shape
+    return TOKEN * max(1, BAND // (TOKEN * batch * w)) if image.device.type == "cpu" else h
+
+
+def _edged(tokens: Tensor, axis: int) -> Tensor:
+    """Return tokens with the first and the last of an axis once more."""
+    last = tokens.shape[axis] - 1
+    return torch.cat([tokens.narrow(axis, 0, 1), tokens, tokens.narrow(axis, last, 1)], dim=axis)
+
+
+def _finer(edged: Tensor, axis: int) -> Tensor:
+    """Return what lies linearly between tokens, at the pixels' middles along an axis: n · TOKEN from n + 2 tokens."""
+    count = edged.shape[axis] - 2
+    before, here, after = (edged.narrow(axis, start, count) for start in range(3))
+    places = [(place + 0.5) / TOKEN - 0.5 for place in range(TOKEN)]
+    found = [torch.lerp(here, before if place < 0 else after, abs(place)) for place in places]
+    return torch.stack(found, dim=axis + 1).flatten(axis, axis + 1)
 
 
 @dataclass(eq=False)
@@ -420,23 +294,37 @@ class VisionFieldTransformer:
     basis: EmissionBasis = field(default_factory=emission_basis)
     card: dict[str, Any] = field(default_factory=dict)
 
-    def local(self, z: Tensor, oxide: Tensor, condition: Condition) -> Tensor:
-        """Return what the local law alone says. (B, K, H, W), for heights (B, H, W) in pixels."""
+    def local(self, z: Tensor, oxide: Tensor, condition: Condition, readout: Tensor | None = None) -> Tensor:
+        """Return what the local law alone says, for heights (B, H, W) in pixels. (B, K, H, W).
+
+        With a ``readout`` (M, K), which combinations of the coefficients are wanted: (B, M, H, W).
+        """
         p, q = slopes(z)
-        count = z.shape[0]
-        pure = self.law.at(condition, condition.oxide).to(z).expand(count, -1, -1)
-        emitted = local_emission(p, q, pure, self.basis)
+        laws = [self.law.at(condition, condition.oxide)]
         # Where oxide is sought, its derivative counts even where there is none yet.
-        if condition.oxide or not (oxide.requires_grad or bool((oxide != 0).any())):
-            return emitted
-        covered = local_emission(p, q, self.law.at(condition, True).to(z).expand(count, -1, -1), self.basis)
-        return emitted + oxide[:, None] * (covered - emitted)
+        mixed = not condition.oxide and (oxide.requires_grad or bool((oxide != 0).any()))
+        if mixed:
+            laws.append(self.law.at(condition, True))
+        matrices = [law_matrix(law, self.basis).to(z) for law in laws]
+        if readout is not None:
+            matrices = [readout @ matrix for matrix in matrices]
+        orders, powers = int(self.basis.order.max()), laws[0].shape[1]
+        found = []
+        rows = _band_rows(z)
+        for along, up, share in zip(*(torch.split(each, rows, dim=1) for each in (p, q, oxide)), strict=True):
+            products = law_products(along, up, orders, powers)
+            emitted = (matrices[0] @ products.flatten(2)).reshape(len(z), -1, *share.shape[1:])
+            if mixed:
+                change = ((matrices[1] - matrices[0]) @ products.flatten(2)).reshape(emitted.shape)
+                emitted = emitted + share[:, None] * change
+            found.append(emitted)
+        return torch.cat(found, dim=2)
 
     def flat_level(self, condition: Condition) -> float:
         """Return the first coefficient of a flat surface: the unit of what the network adds."""
         return float(self.law.at(condition, condition.oxide)[0, 0])
 
-    def __call__(self, z: Tensor, oxide: Tensor, condition: Condition) -> Tensor:
+    def __call__(self, z: Tensor, oxide: Tensor, condition: Condition, readout: Tensor | None = None) -> Tensor:
         """Return the emission coefficients of surfaces.
 
         Parameters
@@ -446,10 +334,12 @@ class VisionFieldTransformer:
         oxide : (B, H, W) tensor
             Share of Cu2O, 0 … 1; ones for a substrate of Cu2O.
         condition : Condition
+        readout : (M, K) tensor, optional
+            Which combinations of the coefficients are wanted; all K of them unless given.
 
         Returns
         -------
-        (B, K, H, W) tensor, sr^−½
+        (B, K, H, W) or (B, M, H, W) tensor, sr^−½
             Of the mean weight max(E − E_th, 0)/E₀ per beam electron.
         """
         h, w = z.shape[-2:]
@@ -457,20 +347,9 @@ class VisionFieldTransformer:
         rows, columns = -h % side, -w % side
         padded, share = mirror(z, rows, columns), mirror(oxide, rows, columns)
         vector = condition.vector().to(z).expand(z.shape[0], -1)
-        change: Tensor = self.network(padded, share, (condition.pixel,), vector)[..., :h, :w]
-        return self.local(z, oxide, condition) + self.flat_level(condition) * change
+        change: Tensor = self.network(padded, share, (condition.pixel,), vector, readout)[..., :h, :w]
+        return self.local(z, oxide, condition, readout) + self.flat_level(condition) * change
 
     def describe(self) -> dict[str, Any]:
         """Return the sizes of the network."""
         return asdict(self.network.architecture)
-
-
-def mirror(image: Tensor, rows: int, columns: int) -> Tensor:
-    """Return an image (..., H, W) with rows and columns added at the end, mirrored at the border, again if need be."""
-    for axis, more in ((-2, rows), (-1, columns)):
-        size = image.shape[axis]
-        if more:
-            place = torch.arange(size + more, device=image.device) % (2 * size)
-            place = torch.where(place >= size, 2 * size - 1 - place, place)
-            image = image.index_select(axis, place)
-    return image

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from drivers.errors import InputError
 from reconstruction.basis import emission_basis
-from reconstruction.vft import Architecture, Condition, LocalLaw, Network, VisionFieldTransformer
+from reconstruction.local_law import Condition, LocalLaw
+from reconstruction.vft import Architecture, Network, VisionFieldTransformer
 
 FORMAT, VERSION = "rilievo transformer", 1
 SHIPPED = Path(__file__).with_name("trained") / "copper.safetensors"

@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import inverse
 import numpy as np
 import truths
-from inverse import CROP, NM, Bench, Case
+from inverse_rows.calibration import deciles
+from inverse_rows.dose import dose
+from inverse_rows.table import CROP, FAR, NEAR, NM, Bench, Case
 
 from reconstruction.metrology import without_plane
 
@@ -141,13 +142,13 @@ def calibration(groups: dict[str, list[Case]]) -> None:
     shares = np.linspace(0.05, 0.99, 48)
     for (words, cases), colour, marker in zip(groups.items(), (BLUE, ORANGE), "os", strict=False):
         pairs = [case.error_map() for case in cases]
-        spread, found, _ = inverse.deciles(pairs)
+        spread, found, _ = deciles(pairs)
         left.plot(spread / NM, found / NM, color=colour, marker=marker, lw=1.4, ms=5, label=words)
         top = max(top, spread.max() / NM, found.max() / NM)
         scaled = np.concatenate([np.abs(error / sigma).ravel() for error, sigma in pairs])
         right.plot(100 * shares, [100 * np.mean(scaled <= _quantile(each)) for each in shares], color=colour, lw=1.8,
                    label=f"{words}, {len(cases)} frames")  # fmt: skip
-    slope = inverse.deciles([case.error_map() for cases in groups.values() for case in cases])[2]
+    slope = deciles([case.error_map() for cases in groups.values() for case in cases])[2]
     left.set_title(f"Over deciles of all: slope {slope:.2f}", fontsize=10, color=INK, loc="left")
     left.plot([0, 1.05 * top], [0, 1.05 * top], color=INK, ls=(0, (4, 3)), lw=1, label="σ is right")
     right.plot([0, 100], [0, 100], color=INK, ls=(0, (4, 3)), lw=1, label="intervals are right")
@@ -181,10 +182,10 @@ def draw(bench: Bench) -> None:
     if shown:
         maps(shown)
     if "dose" not in bench.data:
-        inverse.dose(bench)
+        dose(bench)
     if len(bench.data.get("dose", [])) > 1:
         against_dose(bench.data["dose"])
-    groups = {"R/px 3–10": bench.several(inverse.NEAR), "R/px 10–30": bench.several(inverse.FAR)}
+    groups = {"R/px 3–10": bench.several(NEAR), "R/px 10–30": bench.several(FAR)}
     calibration({words: cases for words, cases in groups.items() if cases})
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hypothesis import HealthCheck, settings  # noqa: E402
-from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
-from tests.acquisition.engine import conftest, machine  # noqa: E402
+from tests.acquisition.engine import conftest, machine
 
 ROUND = 50
 """Nights after which the transitions are counted."""

@@ -41,3 +41,30 @@ def test_a_flat_field_and_a_black_channel(expose):
     counts = frame.counts.copy()
     counts[1] = 0
     assert read_signals(dataclasses.replace(frame, counts=counts)).states == ("live", "dead", "live", "live")
+
+
+def test_channels_of_different_contrast_and_brightness_are_told_apart_by_their_noise(expose):
+    """Equal segments over level ground receive equally many electrons: their relative noise is the same."""
+    ridges, _ = stripes(period=32, slope=0.4, size=256)
+    frame = expose(ridges, ridges.T, electrons=3000, offset=900.0)
+    factors, moves = np.array([1.0, 1.06, 0.95, 1.0]), np.array([0.0, -100.0, 80.0, 30.0])
+    changed = (frame.counts - 900.0) * factors[:, None, None] + 900.0 + moves[:, None, None]
+    channels = tuple(dataclasses.replace(each, offset=None, gain=None) for each in frame.channels)
+    set_by_hand = dataclasses.replace(frame, counts=np.rint(changed).astype(np.uint16), channels=channels)
+    signals = read_signals(set_by_hand)
+    assert set(signals.sources) == {"estimated"}
+    away = signals.offsets - (900.0 + moves)
+    assert (np.abs(away) < 3 * signals.offset_errors).all()
+    # What one has too much of, all have: relative to each other they are known far better than alone.
+    relative = (signals.offsets - 900 - moves) / signals.means.mean(axis=(1, 2))
+    assert np.ptp(relative) < 0.04
+
+
+def test_a_tilted_field_s_noise_is_not_taken_for_contrast(expose):
+    """Segments that see more electrons have less relative noise: then the offsets are one share of each level."""
+    p, q = stripes(size=256)
+    frame = expose(0.3 * p + 0.5, q, electrons=3000, offset=0.0, offset_known=False)
+    signals = read_signals(frame)
+    levels = signals.means.mean(axis=(1, 2)) + signals.offsets
+    shares = signals.offsets / levels
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-9)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from drivers.geometry import annular, pixel_positions
+from reconstruction.features import blur
 from reconstruction.fidelity import PROBE_FWHM, Forward, Nuisances, Observation
+from reconstruction.local_law import Condition
 from reconstruction.response import segment_response
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 CONDITION = Condition(0.2, 5.0, 0.2)

@@ -5,6 +5,7 @@ How well the model itself knows nature is no matter here; the benchmarks ask Mon
 
 import dataclasses
 import functools
+import json
 import math
 import re
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from drivers.frame import BeamSettings, Channel, Frame
 from drivers.geometry import DetectorGeometry, Segment, annular
 from drivers.units import KEV
 from reconstruction.emission import electron_range
-from reconstruction.files import reconstruct_files, write_results
+from reconstruction.files import reconstruct_files, summary, write_results
 from reconstruction.heights_file import read_heights
 from reconstruction.inverse import reconstruct
 from reconstruction.metrology import without_plane
@@ -45,7 +46,7 @@ def signals(shape=(SIDE, SIDE), shift=(0.0, 0.0), rotation=0.0, tilt=(0.0, 0.0),
     import torch
 
     from reconstruction.fidelity import Forward, Nuisances
-    from reconstruction.vft import Condition
+    from reconstruction.local_law import Condition
     from reconstruction.weights import load_model
 
     condition = Condition(PIXEL / electron_range("Cu", energy), energy, DETECTOR.threshold / KEV / energy)
@@ -187,6 +188,45 @@ def test_an_oxide_map_is_written_with_the_heights(frame, tmp_path):
         np.testing.assert_array_equal(tiff.pages[2].asarray(), result.oxide)
         assert tiff.pages[2].description == "share of oxide"
     np.testing.assert_allclose(read_heights(tmp_path / "z.tif")[0].z, result.z, atol=1e-14)
+
+
+@pytest.mark.parametrize("quality", ["fast", "full"])
+def test_the_scale_of_the_physics_stands_beside_sigma(frame, full, quality):
+    result = full if quality == "full" else reconstruct(frame, quality="fast")
+    assert result.scale_sigma == result.figures["scale"].sigma == pytest.approx(math.hypot(0.19, 0.03), rel=0.01)
+    # Figures that depend on the scale hold it; the map of σ, which tells one pixel from the next, does not.
+    for name in ("roughness", "height_range"):
+        assert result.figures[name].sigma > 0.19 * result.figures[name].value
+    assert np.median(result.sigma) < 0.05 * np.ptp(result.z)
+    assert any("share a scale that one frame does not tell: 19%" in each for each in result.assumptions)
+
+
+def test_what_defocus_would_do_is_said(frame, full):
+    sentence = next(each for each in full.assumptions if "cannot tell defocus from a smoother surface" in each)
+    assert "none was told" in sentence
+    finest = 2 * full.figures["resolution"].value
+    assert f"waves of {finest:.0f} nm" in sentence
+    told = dataclasses.replace(frame, beam=dataclasses.replace(frame.beam, probe_diameter=3e-9))
+    assert any("3 nm were told" in each for each in reconstruct(told, quality="fast").assumptions)
+
+
+def test_an_offset_that_is_not_known_widens_the_scale(frame, full):
+    channels = tuple(dataclasses.replace(each, offset=None) for each in frame.channels)
+    lost = reconstruct(dataclasses.replace(frame, channels=channels), quality="fast")
+    assert lost.scale_sigma > full.scale_sigma
+    # Where zero was assumed nothing tells the scale; what depends on it still has a number.
+    told = lost.figures["scale"].sigma
+    assert lost.scale_sigma == (math.inf if told is None else told)
+    assert math.isfinite(lost.figures["roughness"].sigma)
+    json.dumps(summary(lost), allow_nan=False)
+
+
+def test_fast_is_almost_as_good_as_full_and_never_worse_than_the_preview(make, frame, full):
+    for given, best in ((frame, full), (make(seed=2), None)):
+        fast, preview = (errors(reconstruct(given, quality=quality))[0].std() for quality in ("fast", "preview"))
+        assert fast < preview
+        if best is not None:
+            assert fast < 1.3 * errors(best)[0].std()
 
 
 # -- segments that say nothing

@@ -10,32 +10,45 @@ from scipy.fft import dctn
 from scipy.ndimage import convolve
 
 from drivers.geometry import annular
+from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.linear import emission_kernels, linearise, wiener, wiener_modes
+from reconstruction.local_law import Condition
 from reconstruction.metrology import without_plane
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 CONDITION = Condition(0.2, 5.0, 0.2)
 
 
-@dataclass
-class Convolving:
-    """A forward model whose emission is known convolutions of the heights, plus what is even in them."""
+@dataclass(eq=False)
+class Stencils:
+    """A model whose emission is known convolutions of the heights, plus what is even in them."""
 
     stencils: torch.Tensor
     level: torch.Tensor
-    matrix: torch.Tensor
-    condition: Condition = CONDITION
-    live: tuple[int, ...] = field(default=(0, 1, 2))
 
-    def emission(self, z, oxide):
+    def __call__(self, z, oxide, condition):
         reach = self.stencils.shape[-1] // 2
         wide = torch.nn.functional.pad(z, (reach,) * 4)
         # conv2d correlates: the stencil is turned around so that it is the answer to a single pixel.
-        out = torch.nn.functional.conv2d(wide[None, None], self.stencils[:, None].flip(-1, -2))[0]
-        return out + self.level[:, None, None] + 3 * z**2
+        out = torch.nn.functional.conv2d(wide[:, None], self.stencils[:, None].flip(-1, -2))
+        return out + self.level[:, None, None] + 3 * z[:, None] ** 2
+
+
+@dataclass
+class Convolving:
+    """A forward model of such a model."""
+
+    model: Stencils
+    matrix: torch.Tensor
+    condition: Condition = CONDITION
+    live: tuple[int, ...] = field(default=(0, 1, 2))
+    probe: float = 0.0
+
+    @property
+    def stencils(self):
+        return self.model.stencils
 
     def responses(self, nuisances=None):
         return torch.stack([self.matrix, 0 * self.matrix, 0 * self.matrix])
@@ -46,7 +59,7 @@ def convolving():
     generator = torch.Generator().manual_seed(0)
     stencils = torch.randn(3, 5, 5, generator=generator)
     stencils -= stencils.mean(dim=(1, 2), keepdim=True)
-    return Convolving(stencils, torch.tensor([1.0, 2.0, 3.0]), torch.eye(3) + 0.2)
+    return Convolving(Stencils(stencils, torch.tensor([1.0, 2.0, 3.0])), torch.eye(3) + 0.2)
 
 
 def observation(signals, floor=1e-4, slope=0.0):
@@ -73,7 +86,7 @@ def test_kernels_are_read_off_the_model(convolving):
 
 @pytest.mark.parametrize("pixel", [0.01, 0.1, 0.45])
 def test_kernels_reach_as_far_as_electrons_do(convolving, pixel):
-    far = Convolving(convolving.stencils, convolving.level, convolving.matrix, Condition(pixel, 5.0, 0.2))
+    far = Convolving(convolving.model, convolving.matrix, Condition(pixel, 5.0, 0.2))
     reach = emission_kernels(far)[0].shape[-1] // 2
     assert reach % 4 == 0
     assert reach == 64 if pixel == 0.01 else reach * pixel >= 1.6

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from drivers.geometry import annular
+from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.local_law import Condition
 from reconstruction.nuisances import Beliefs, estimate_nuisances
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 SHAPE = (64, 64)
@@ -159,6 +160,24 @@ def test_weightless_pixels_are_left_out(forward, emitted):
     one = estimate_nuisances(forward, masked, emitted, WIDE)
     other = estimate_nuisances(forward, replace(masked, signals=spoilt), emitted, WIDE)
     np.testing.assert_allclose(vector(other.nuisances), vector(one.nuisances), rtol=1e-3, atol=1e-6)
+
+
+def test_dirt_does_not_pass_for_a_gain(forward, emitted, monkeypatch):
+    observed = observe(forward, emitted, Nuisances.none(4))
+    spoilt = observed.signals.clone()
+    spoilt[1, 10:20, 10:26] *= 3.0
+    dirty = replace(observed, signals=spoilt)
+    clean = estimate_nuisances(forward, observed, emitted, WIDE)
+
+    def moved():
+        found = estimate_nuisances(forward, dirty, emitted, WIDE)
+        one, other = (each.nuisances.gains / each.nuisances.gains.mean() for each in (found, clean))
+        return float(((one - other).abs() / clean.errors.gains).max())
+
+    robust = moved()
+    assert robust < 1.0
+    monkeypatch.setattr("reconstruction.nuisances.KNEE", 1e9)
+    assert moved() > 2 * robust
 
 
 def test_three_live_segments_do_as_well(forward, emitted):

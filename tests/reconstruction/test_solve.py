@@ -9,23 +9,26 @@ import pytest
 import torch
 
 from drivers.geometry import annular
+from reconstruction import problem as problem_module
 from reconstruction import solve as module
+from reconstruction.descent import minimise
+from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
+from reconstruction.local_law import Condition
 from reconstruction.nuisances import Beliefs
+from reconstruction.problem import Problem, tiles
 from reconstruction.solve import (
     Effort,
-    Problem,
     State,
     continued,
+    corrected,
     first_state,
-    minimise,
     oxide_information,
     oxide_power,
     solve,
-    tiles,
 )
+from reconstruction.spectral import cosine_transform
 from reconstruction.uncertainty import posterior
-from reconstruction.vft import Condition, blur
 from reconstruction.weights import load_model
 
 CONDITION = Condition(0.2, 5.0, 0.2)
@@ -73,10 +76,11 @@ def state_of(z, oxide=None):
 # -- tiles
 
 
+@pytest.mark.parametrize("seam", [32, 64, 96])
 @pytest.mark.parametrize("shape", [(20, 30), (576, 576), (577, 40), (1024, 1300), (513, 2048)])
-def test_tiles_answer_for_every_pixel_once(shape):
+def test_tiles_answer_for_every_pixel_once(shape, seam):
     answered = np.zeros(shape, int)
-    for outer, inner, core in tiles(shape):
+    for outer, inner, core in tiles(shape, seam):
         answered[inner] += 1
         for axis in (0, 1):
             # The core is the inner part as seen within the outer one.
@@ -84,10 +88,19 @@ def test_tiles_answer_for_every_pixel_once(shape):
             assert outer[axis].start + core[axis].stop == inner[axis].stop
             assert outer[axis].start % 32 == 0
             assert 0 <= outer[axis].start <= inner[axis].start < inner[axis].stop <= outer[axis].stop <= shape[axis]
-            assert inner[axis].start in (0, outer[axis].start + module.SEAM)
-            assert outer[axis].stop in (shape[axis], inner[axis].stop + module.SEAM)
+            assert inner[axis].start in (0, outer[axis].start + seam)
+            assert outer[axis].stop in (shape[axis], inner[axis].stop + seam)
+            assert outer[axis].stop - outer[axis].start <= problem_module.TILE + 2 * seam
     assert (answered == 1).all()
-    assert (len(list(tiles(shape))) == 1) == (max(shape) <= module.TILE + module.SEAM)
+    assert (len(list(tiles(shape, seam))) == 1) == (max(shape) <= problem_module.TILE + 2 * seam)
+
+
+def test_tiles_overlap_by_more_than_the_electrons_reach():
+    for pixel in (0.03, 0.05, 0.14, 0.5, 1.0):
+        assert problem_module.seam_of(pixel) * pixel >= 2.0
+        assert problem_module.seam_of(pixel) % 32 == 0
+    # Memory stays bounded however fine the pixels are.
+    assert problem_module.seam_of(1e-3) == 128
 
 
 def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
@@ -96,79 +109,103 @@ def test_a_tiled_field_is_the_same_field(forward, monkeypatch):
     observed = observe(forward, z)
     start = state_of(0.8 * z)
     whole = Problem(forward, observed)
-    value, gradient, _ = whole.misfit(start, start.z, start.oxide)
-    monkeypatch.setattr(module, "TILE", 64)
+    untiled = whole.look(start.nuisances, start.z, start.oxide)
+    monkeypatch.setattr(problem_module, "TILE", 64)
     parted = Problem(forward, observed)
-    assert len(list(tiles(shape))) == 3
-    tiled_value, tiled_gradient, _ = parted.misfit(start, start.z, start.oxide)
-    sigma = observed.variances(whole.predicted).sqrt()
-    assert float(((parted.predicted - whole.predicted) / sigma).abs().max()) < 0.1
-    assert tiled_value == pytest.approx(value, rel=1e-3)
-    # Shifted windows close around a tile as they do around a field: its far edge feels a little of the first rows.
-    change = (tiled_gradient - gradient).abs()
-    assert float(change.max()) < 0.1 * float(gradient.abs().max())
-    assert float(change.square().mean().sqrt()) < 0.02 * float(gradient.square().mean().sqrt())
+    assert len(list(tiles(shape, parted.seam))) == 3
+    tiled = parted.look(start.nuisances, start.z, start.oxide)
+    sigma = observed.variances(untiled.predicted).sqrt()
+    assert float(((tiled.predicted - untiled.predicted) / sigma).abs().max()) < 0.1
+    assert tiled.value == pytest.approx(untiled.value, rel=1e-3)
+    change = (tiled.gradient - untiled.gradient).abs()
+    assert float(change.max()) < 0.1 * float(untiled.gradient.abs().max())
+    assert float(change.square().mean().sqrt()) < 0.02 * float(untiled.gradient.square().mean().sqrt())
     emitted = parted.emission(start.z, start.oxide)
     with torch.no_grad():
-        untiled = forward.emission(start.z, start.oxide)
-    np.testing.assert_allclose(emitted.numpy(), untiled.numpy(), atol=2e-3 * float(untiled.abs().max()))
+        expected = forward.emission(start.z, start.oxide)
+    assert len(emitted.places) == shape[0] * shape[1]
+    for found, wanted in ((emitted.some, expected.flatten(1)), (emitted.mean, expected.mean(dim=(1, 2)))):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=2e-3 * float(expected.abs().max()))
+
+
+def test_of_a_large_field_some_pixels_speak_for_all(forward, monkeypatch):
+    monkeypatch.setattr("reconstruction.nuisances.MOST_PIXELS", 300)
+    z = relief((45, 62), 1)
+    with torch.no_grad():
+        whole = forward.emission(z, 0 * z)
+    emitted = Problem(forward, observe(forward, z)).emission(z, 0 * z)
+    assert 200 < len(emitted.places) <= 300
+    assert set((emitted.places % 62 % 4).tolist()) == {0, 1, 2, 3}
+    np.testing.assert_allclose(emitted.some.numpy(), whole.flatten(1)[:, emitted.places].numpy(), atol=1e-6)
+    np.testing.assert_allclose(emitted.mean.numpy(), whole.mean(dim=(1, 2)).numpy(), atol=1e-5)
 
 
 # -- the misfit
 
 
-def test_the_misfit_s_gradients_are_those_of_differences(forward):
+@pytest.mark.parametrize("signal_noise", [False, True], ids=["one variance", "counting noise"])
+def test_the_misfit_s_gradients_are_those_of_differences(forward, signal_noise):
     z, share = relief(SHAPE, 2), 0.5 + 0.1 * relief(SHAPE, 3)
     observed = observe(forward, relief(SHAPE, 4))
-    # A variance that does not follow the signal: the gradient is that of the value, then.
     ones = torch.ones(4)
-    observed = replace(observed, variance_slope=0 * ones, variance_floor=1e-6 * ones)
-    problem, state = Problem(forward, observed, with_oxide=True), state_of(z, share)
-    _, gradient, slope = problem.misfit(state, z, share)
+    if not signal_noise:
+        observed = replace(observed, variance_slope=0 * ones, variance_floor=1e-6 * ones)
+    problem, none = Problem(forward, observed, with_oxide=True), Nuisances.none(4)
+    # Within a round the variances stand still: the gradient is that of the value.
+    variances = observed.variances(problem.look(none, z, share).predicted)
+    look = problem.look(none, z, share, variances)
     for seed in range(3):
         direction = relief(SHAPE, 10 + seed, 1.0)
-        for by, found in ((0, gradient), (1, slope)):
+        for by, found in ((0, look.gradient), (1, look.slope)):
             step = (2e-3, 5e-3)[by]
-            values = [
-                problem.misfit(
-                    state, z + (by == 0) * sign * step * direction, share + (by == 1) * sign * step * direction
-                )
+            up, down = (
+                problem.look(
+                    none,
+                    z + (by == 0) * sign * step * direction,
+                    share + (by == 1) * sign * step * direction,
+                    variances,
+                ).value
                 for sign in (1, -1)
-            ]
-            numeric = (values[0][0] - values[1][0]) / (2 * step)
+            )
             exact = float((found * direction).sum())
-            assert exact == pytest.approx(numeric, abs=0.01 * float(found.norm() * direction.norm()))
-    assert float(gradient.norm()) > 0
-    assert float(slope.norm()) > 0
-    assert problem.evaluations == 13
+            assert exact == pytest.approx((up - down) / (2 * step), abs=0.01 * float(found.norm() * direction.norm()))
+    assert float(look.gradient.norm()) > 0
+    assert float(look.slope.norm()) > 0
+    assert problem.evaluations == 14
 
 
 def test_the_misfit_of_the_truth_is_the_noise(forward):
     z = relief(SHAPE, 2)
     observed = observe(forward, z)
-    problem = Problem(forward, observed)
-    value, _, slope = problem.misfit(state_of(z), z, torch.zeros_like(z))
+    look = Problem(forward, observed).look(Nuisances.none(4), z, torch.zeros_like(z))
     count = observed.signals.numel()
-    assert 2 * value == pytest.approx(count, abs=4 * math.sqrt(2 * count))
+    assert 2 * look.value == pytest.approx(count, abs=4 * math.sqrt(2 * count))
     # The oxide is not sought: it has no gradient.
-    assert float(slope.abs().max()) == 0
+    assert float(look.slope.abs().max()) == 0
     # Weightless pixels count for nothing.
     nothing = Problem(forward, replace(observed, weight=torch.zeros(SHAPE)))
-    value, gradient, _ = nothing.misfit(state_of(z), 0 * z, 0 * z)
-    assert value == float(gradient.abs().max()) == 0
+    look = nothing.look(Nuisances.none(4), 0 * z, 0 * z, noise=nothing.noise(0))
+    assert look.value == float(look.gradient.abs().max()) == float(look.echo.abs().max()) == 0
 
 
 def test_nuisances_take_part_in_what_is_predicted(forward):
     z = relief(SHAPE, 2)
-    observed, state, problem = observe(forward, z), state_of(z), None
-    problem = Problem(forward, observed)
-    problem.misfit(state, z, 0 * z)
-    plain = problem.predicted
+    problem, none = Problem(forward, observe(forward, z)), Nuisances.none(4)
+    plain = problem.look(none, z, 0 * z).predicted
     gains, offsets = torch.tensor([1.0, 1.1, 0.9, 1.0]), torch.tensor([0.0, 0.0, 1e-3, -1e-3])
-    state.nuisances = replace(state.nuisances, gains=gains, offsets=offsets)
-    problem.misfit(state, z, 0 * z)
+    moved = problem.look(replace(none, gains=gains, offsets=offsets), z, 0 * z).predicted
     expected = gains[:, None, None] * plain + offsets[:, None, None]
-    np.testing.assert_allclose(problem.predicted.numpy(), expected.numpy(), atol=1e-7)
+    np.testing.assert_allclose(moved.numpy(), expected.numpy(), atol=1e-7)
+
+
+def test_noise_that_is_sent_back_has_the_power_of_the_information(forward):
+    z = torch.zeros(SHAPE)
+    problem = Problem(forward, observe(forward, z))
+    linear = module.linearise(forward, SHAPE)
+    told = linear.information(problem.observed)
+    echoes = [problem.look(Nuisances.none(4), z, z, noise=problem.noise(seed)).echo for seed in range(8)]
+    ratio = torch.stack([cosine_transform(echo) ** 2 for echo in echoes]).mean(0)[1:, 1:] / told[1:, 1:]
+    assert float((ratio * told[1:, 1:]).sum() / told[1:, 1:].sum()) == pytest.approx(1.0, abs=0.1)
 
 
 # -- the optimiser
@@ -269,6 +306,39 @@ def test_the_surface_is_found(forward, observed, solution, truth):
     assert solution.evaluations <= 30
 
 
+def test_one_step_of_the_fixed_point_does_most_of_the_way(forward):
+    steep = relief(SHAPE, 8, 2.0, width=4.0)
+    observed = observe(forward, steep, 8)
+    linear = module.linearise(forward, SHAPE)
+    information = linear.information(observed)
+    first = first_state(forward, observed, linear, information)
+    problem = Problem(forward, observed)
+    step, predicted = corrected(problem, first, linear, information)
+    whole = solve(forward, observed, beliefs=BELIEFS)
+    before, after, best = (error(each.z, steep).std() for each in (first, step, whole.state))
+    assert best < after < before
+    assert before - after > 0.6 * (before - best)
+    assert problem.evaluations == 1
+    exact = problem.prediction(step.nuisances, step.z, step.oxide)
+    spread = observed.variances(exact).sqrt()
+    assert float(((predicted - exact) / spread).square().mean().sqrt()) < 1.0
+    # The start is left as it was.
+    again = first_state(forward, observed, linear, information)
+    assert torch.equal(first.z, again.z)
+
+
+def test_straightened_signals_are_a_better_beginning(forward):
+    """Where a segment answers less and less to steeper slopes, a linear estimate of it is too flat."""
+    z = relief(SHAPE, 9, 2.0, width=4.0)
+    observed = observe(forward, z, 9)
+    linear = module.linearise(forward, SHAPE)
+    information = linear.information(observed)
+    flat = linear.flat[:, None, None]
+    straight = replace(observed, straight=flat + linear.apply(z))
+    ours, plain = (first_state(forward, each, linear, information).z for each in (straight, observed))
+    assert error(ours, z).std() < error(plain, z).std()
+
+
 def test_the_same_frame_gives_the_same_bits(forward, observed):
     one, two = (solve(forward, observed, beliefs=BELIEFS, effort=Effort(rounds=(2, 1))) for _ in range(2))
     assert torch.equal(one.state.z, two.state.z)
@@ -310,14 +380,14 @@ def test_dirt_spoils_its_own_place_alone(forward, observed, solution, monkeypatc
     effort, start = Effort(rounds=(8,)), continued(solution)
 
     def moved(knee):
-        monkeypatch.setattr(module, "KNEE", knee)
+        monkeypatch.setattr(problem_module, "KNEE", knee)
         found = solve(forward, dirty, beliefs=BELIEFS, effort=effort, start=replace(start))
         change = np.abs(error(found.state.z, solution.state.z))
         far = np.hypot(*(np.indices(SHAPE) - np.array([15, 17])[:, None, None])) > 6
         return np.sqrt((change[far] ** 2).mean())
 
     sigma = posterior(solution.state.z, solution.information, solution.state.power).sigma
-    gentle = moved(module.KNEE)
+    gentle = moved(problem_module.KNEE)
     assert gentle < 0.5 * float(sigma.mean())
     assert gentle < 0.7 * moved(1e9)
 

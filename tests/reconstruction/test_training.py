@@ -28,6 +28,7 @@ from reconstruction.card import (
 )
 from reconstruction.checkpoint import before_each_step, is_finished, load_checkpoint, save_checkpoint
 from reconstruction.exit_file import read_exits
+from reconstruction.local_law import Condition
 from reconstruction.training import (
     THRESHOLDS,
     Sample,
@@ -41,7 +42,7 @@ from reconstruction.training import (
     predict,
     start_training,
 )
-from reconstruction.vft import Architecture, Condition
+from reconstruction.vft import Architecture
 from reconstruction.weights import check_material, check_validity
 from simulators import dataset
 

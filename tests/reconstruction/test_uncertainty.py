@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from reconstruction.features import blur
 from reconstruction.prior import rings
 from reconstruction.spectral import cosine_transform, inverse_cosine_transform
-from reconstruction.uncertainty import _bands, posterior
+from reconstruction.uncertainty import MODEL_SHARE, MOST_SHARE, _around, _bands, model_share, posterior
+from reconstruction.weights import load_model
 
 SHAPE = (64, 72)
 
@@ -127,3 +129,38 @@ def test_resolution_is_where_the_frame_stops_to_tell():
     more = posterior(mean, 30 * information, power)
     assert everything.resolution < more.resolution < math.pi
     assert everything.bound < more.bound
+
+
+def card(*figures):
+    """A model card that tells (pixel size from, model error, samples)."""
+    return {
+        "figures": {
+            "by_pixel_size": [
+                {"pixel_size": [start, None], "model_error": error, "samples": samples}
+                for start, error, samples in figures
+            ]
+        }
+    }
+
+
+def test_the_surrogate_is_trusted_as_far_as_its_card_goes():
+    told = card((0.0, 0.4, 10), (0.05, 0.2, 10), (0.1, 0.2, 20))
+    assert model_share(told, 0.2) == model_share(told, 0.07) == MODEL_SHARE
+    assert model_share(told, 0.03) == pytest.approx(2 * MODEL_SHARE)
+    # What does not fall towards coarse pixels is noise of few samples: pooled, negative squares among them.
+    noisy = card((0.0, 0.1, 10), (0.05, -0.1, 10), (0.1, 0.2, 20))
+    assert {model_share(noisy, pixel) for pixel in (0.03, 0.07, 0.3)} == {MODEL_SHARE}
+    # It never grows beyond all measure, and a card that says nothing changes nothing.
+    assert model_share(card((0.0, 2.0, 10), (0.1, 0.1, 10)), 0.03) == MOST_SHARE
+    for silent in ({}, {"figures": None}, card((0.0, 0.5, 10)), card((0.0, 0.5, 10), (0.1, -0.1, 10))):
+        assert model_share(silent, 0.03) == MODEL_SHARE
+    shipped = load_model().card
+    assert model_share(shipped, 0.14) == MODEL_SHARE < model_share(shipped, 0.033) <= MOST_SHARE
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (101, 77)])
+def test_wide_windows_on_a_coarser_grid_are_the_same_windows(shape):
+    squares = torch.from_numpy(np.random.default_rng(0).normal(size=shape)).float() ** 2
+    for sigma in (3.0, 9.0, 17.0):
+        exact = blur(squares[None], (sigma,))[0]
+        assert float(((_around(squares, sigma) - exact) / exact).abs().max()) < 0.06

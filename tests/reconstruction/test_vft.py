@@ -9,23 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconstruction.basis import emission_basis
-from reconstruction.vft import (
-    TOKEN,
-    WINDOW,
-    Architecture,
-    Condition,
-    LocalLaw,
-    Network,
-    VisionFieldTransformer,
-    blur,
-    differences,
-    feature_count,
-    features,
-    law_terms,
-    local_emission,
-    mirror,
-    slopes,
-)
+from reconstruction.features import blur, differences, feature_count, features, mirror, slopes
+from reconstruction.local_law import Condition, LocalLaw, law_terms, local_emission
+from reconstruction.vft import TOKEN, WINDOW, Architecture, Network, VisionFieldTransformer, _edged, _finer
 
 BASIS = emission_basis()
 SMALL = Architecture(width=8, token_width=16, heads=2, blocks=2)
@@ -206,6 +192,56 @@ def test_a_batch_is_its_surfaces(model):
     mixed = model.network(z, oxide, (0.05, 0.3), vectors)
     alone = model.network(z[1:], oxide[1:], (0.3,), vectors[1:])
     torch.testing.assert_close(mixed[1:], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("covered", [0.0, 0.3])
+def test_wanted_combinations_are_those_of_all_coefficients(model, covered):
+    z = surface((33, 47))
+    oxide = covered * torch.rand(z.shape, generator=torch.Generator().manual_seed(0))
+    readout = torch.randn((3, len(BASIS)), generator=torch.Generator().manual_seed(1))
+    expected = torch.einsum("mk,bkhw->bmhw", readout, model(z, oxide, CONDITION))
+    torch.testing.assert_close(model(z, oxide, CONDITION, readout), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_bands_are_of_no_consequence(model, monkeypatch):
+    z, oxide = surface((70, 64)), torch.zeros((1, 70, 64))
+    whole = model(z, oxide, CONDITION)
+    monkeypatch.setattr("reconstruction.vft.BAND", 256)
+    monkeypatch.setattr("reconstruction.vft.GROUP", 3)
+    torch.testing.assert_close(model(z, oxide, CONDITION), whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 3.0, 20.0])
+def test_a_large_field_is_blurred_stretch_by_stretch_to_the_same(sigma, monkeypatch):
+    image = surface((300, 270), 3)
+    image.requires_grad_(True)
+    weight = surface((300, 270), 4)
+    (weight * blur(image, (sigma,))).sum().backward()
+    found, slope = blur(image, (sigma,)).detach(), image.grad.clone()
+    monkeypatch.setattr("reconstruction.features.STRETCH", 1000)
+    image.grad = None
+    whole = blur(image, (sigma,))
+    (weight * whole).sum().backward()
+    torch.testing.assert_close(found, whole.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(slope, image.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_opposite_borders_do_not_know_of_each_other(model):
+    z, oxide = surface((96, 96)), torch.zeros((1, 96, 96))
+    before = model(z, oxide, CONDITION)
+    z[:, -8:] += 5.0 * torch.rand((8, 96), generator=torch.Generator().manual_seed(0))
+    after = model(z, oxide, CONDITION)
+    torch.testing.assert_close(after[:, :, :12], before[:, :, :12], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(after[:, :, 64:], before[:, :, 64:])
+
+
+def test_tokens_give_to_pixels_as_bilinear_interpolation_does():
+    tokens = torch.randn((2, 3, 5, 7), generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(
+        tokens.permute(0, 3, 1, 2), scale_factor=TOKEN, mode="bilinear", align_corners=False
+    )
+    found = _finer(_edged(_finer(_edged(tokens, 1), 1), 2), 2)
+    torch.testing.assert_close(found.permute(0, 3, 1, 2), expected)
 
 
 def test_gradients_are_finite_everywhere(model):

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from drivers.errors import InputError
 from reconstruction import weights
 from reconstruction.basis import emission_basis
-from reconstruction.vft import Architecture, Condition, LocalLaw, Network, VisionFieldTransformer, law_terms
+from reconstruction.local_law import Condition, LocalLaw, law_terms
+from reconstruction.vft import Architecture, Network, VisionFieldTransformer
 from reconstruction.weights import check_material, check_validity, load_model, save_model
 
 SMALL = Architecture(width=8, token_width=16, heads=2, blocks=1, scales=(0.1, 0.5))

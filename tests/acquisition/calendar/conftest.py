@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from acquisition.bookings import Booking, Bookings
-from acquisition.engine import Outcome
 from acquisition.log import Log
 from acquisition.ownership import Owned
+from acquisition.progress import Outcome
 from acquisition.serve import Server, ServerSettings
 from acquisition.states import State
 from acquisition.triggers import At

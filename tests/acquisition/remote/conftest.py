@@ -18,11 +18,11 @@ from acquisition.access import Person, Role
 from acquisition.bookings import Booking
 from acquisition.control import Control
 from acquisition.desk import Desk
-from acquisition.engine import Outcome
 from acquisition.gate import Gate
 from acquisition.idle import IdleWatch
 from acquisition.instruments import Instruments
 from acquisition.log import Log
+from acquisition.progress import Outcome
 from acquisition.remote import Remote, connect
 from acquisition.seat import Seat
 from acquisition.serve import Server, ServerSettings

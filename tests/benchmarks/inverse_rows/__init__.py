@@ -1,0 +1,1 @@
+"""The rows of the table of the inverse, a file for each kind of figure."""
