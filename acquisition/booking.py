@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from acquisition import triggers
 from acquisition.bookings import Booking, Bookings
 from acquisition.log import Log
 from acquisition.overview import find_run
 from acquisition.plan import Plan
 from acquisition.recipe import LoadedRecipe
-from acquisition.triggers import DEFAULT_MISSED, After, Trigger, local_zone, parse_at, parse_cron, parse_missed
+from acquisition.triggers import DEFAULT_MISSED, After, Trigger, parse_at, parse_cron, parse_missed
 from drivers.errors import InputError
 
 
@@ -27,9 +28,9 @@ def trigger_from(at: str | None, cron: str | None, after: str | None, any_end: b
     if any_end and after is None:
         raise InputError("--any-end goes with --after", "--any-end")
     if at is not None:
-        return parse_at(at, now, local_zone())
+        return parse_at(at, now, triggers.local_zone())
     if cron is not None:
-        return parse_cron(cron, local_zone())
+        return parse_cron(cron, triggers.local_zone())
     return After(run_id=after, any_end=any_end)
 
 
