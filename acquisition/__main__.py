@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+
+NOTES_REQUESTS = {"run", "demo", "resume"}
+"""Verbs that note requests to stop from their first moment on: an interrupt might be swallowed by an import before."""
 
 
 def main() -> None:
@@ -11,7 +15,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from acquisition.cli import main as command
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not NOTES_REQUESTS & set(sys.argv[1:2]):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     command()
 
 

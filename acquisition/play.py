@@ -228,7 +228,8 @@ def _tell_end(
         terminal.show_outcome(outcome.state.value, outcome.reason)
     body: dict[str, Any] = {"id": run_id, "state": outcome.state.value, "reason": outcome.reason}
     try:
-        body |= _settle(laboratory, run_id, live, report_to)
+        # How the run ended is told as it is known here: a database that is away may not know it yet.
+        body = {**_settle(laboratory, run_id, live, report_to), **body}
     except (RilievoError, OSError) as error:
         body["warning"] = str(error if isinstance(error, RilievoError) else system_error(error))
     if as_json:

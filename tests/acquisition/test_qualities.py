@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from acquisition import app, cli, feed
+from acquisition import app, cli, feed, play
 from drivers.errors import InputError
 from drivers.frame import BeamSettings, Channel, Frame
 from drivers.geometry import annular
@@ -110,10 +110,10 @@ def test_a_full_reconstruction_outside_the_card_is_made_and_said(command, images
 
 
 def test_qualities_of_live_heights():
-    assert cli._live_level(None) == "preview"
-    assert [cli._live_level(name) for name in ("preview", "fast", "auto")] == ["preview", "fast", "auto"]
+    assert play._live_level(None) == "preview"
+    assert [play._live_level(name) for name in ("preview", "fast", "auto")] == ["preview", "fast", "auto"]
     with pytest.raises(InputError, match=r"auto, preview or fast; got 'full'.*after the run"):
-        cli._live_level("full")
+        play._live_level("full")
 
 
 def test_a_run_refuses_a_live_quality_that_it_does_not_know(command, tmp_path):

@@ -165,8 +165,9 @@ def test_a_disk_that_fills_up_ends_the_run_safe_and_keeps_the_frames(rilievo, re
     answer = rilievo("run", recipe, "--no-heights", "--json")
     assert answer.code == 1
     body = json.loads(answer.out)
-    assert body["state"] == "failed"
+    assert body["state"] == "safe"
     assert "does not fit" in body["reason"]
+    assert "that has lasted for 1800 s" in body["reason"]
     assert body["frames"]["acquired"] == 6
     with Log.open(data / "rilievo.db") as log, Store(data / "runs") as store:
         for frame in log.frames(body["id"]):
@@ -174,23 +175,28 @@ def test_a_disk_that_fills_up_ends_the_run_safe_and_keeps_the_frames(rilievo, re
         assert not list((data / "runs").rglob("*.part"))
 
 
-def test_a_database_lost_in_mid_run_is_a_failed_run(rilievo, recipe, monkeypatch):
+def test_a_database_lost_in_mid_run_ends_safe_and_gets_back_what_it_missed(rilievo, recipe, monkeypatch):
     from acquisition.log import Log
     from drivers.errors import DatabaseError
 
-    written, frames = Log.frame, []
+    written, frames = Log.write, []
 
-    def lost(self, *arguments):
-        frames.append(arguments)
+    def lost(self, entries, **options):
+        frames.extend(entry for entry in entries if entry.verb == "frame")
         if len(frames) > 5:
             raise DatabaseError("the connection was lost")
-        return written(self, *arguments)
+        return written(self, entries, **options)
 
-    monkeypatch.setattr(Log, "frame", lost)
-    answer = rilievo("run", recipe, "--no-heights", "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", lost)
+        patch.setattr(Log, "replay", lambda *_: (_ for _ in ()).throw(DatabaseError("the connection was lost")))
+        answer = rilievo("run", recipe, "--no-heights", "--json")
     assert answer.code == 1
-    assert answer.json["state"] == "failed"
-    assert "the connection was lost" in answer.json["reason"]
+    assert "the connection was lost" in answer.out + answer.err
+    shown = rilievo("show", "last", "--json").json
+    assert shown["state"] == "safe"
+    assert "the connection was lost; that has lasted for 1800 s" in shown["reason"]
+    assert shown["frames"]["acquired"] == 6  # the one that was being kept, too
 
 
 def test_a_report_that_cannot_be_written_does_not_change_the_outcome(rilievo, recipe, monkeypatch):
