@@ -57,7 +57,7 @@ def dose(bench: Bench) -> None:
     ok = bool(error.rms <= 1e-9) if most >= 60_000 else None
     lacking = "" if ok is not None else f" AT {most:,} ELECTRONS: 60,000 are not computed on this machine"
     bench.row("error at 60,000 electrons a pixel", "≤ 1 nm", f"{_dose_words(case)}{lacking}", ok)
-    ladder = [number for number in (100, 300, 1000, 2000, 6000, 20_000) if number < most]
+    ladder = [number for number in (100, 300, 1000, 2000, 6000, 20_000) if number < 0.8 * most]
     found = []
     for number in ladder[1::2] if bench.quick else ladder:
         tally = thinned(case.tally, number, np.random.default_rng([1905, number]))
