@@ -114,11 +114,20 @@ def parse_recipe(text: str, name: str = "recipe.yaml") -> LoadedRecipe:
 def _understood(source: Document) -> LoadedRecipe:
     recipe, problems = source.collect(Recipe)
     if recipe is None:
-        raise in_order([*problems, *_misplaced_verbs(source)])
+        raise in_order([*problems, *_misplaced_verbs(source), *_odd_interlocks(source)])
     problems = [source.problem(message, address) for address, message in recipe_problems(recipe)]
     if problems:
         raise in_order(problems)
     return LoadedRecipe(recipe, source, source.text)
+
+
+def _odd_interlocks(source: Document) -> Iterator[Problem]:
+    """Yield what is wrong with the texts of rules, where an error elsewhere keeps the recipe from being understood."""
+    written = source.data.get("interlocks") if isinstance(source.data, dict) else None
+    for index in range(len(written) if isinstance(written, list) else 0):
+        entry = source.collect(InterlockFile, ("interlocks", index))[0]
+        for (_, _, *rest), message in problems_of_texts([entry] if entry is not None else []):
+            yield source.problem(message, ("interlocks", index, *rest))
 
 
 def in_order(problems: list[Problem]) -> DocumentError:

@@ -289,3 +289,11 @@ def test_a_key_that_stands_twice_hides_nothing() -> None:
         parse_recipe(f"{HEAD}  - {{hold: 5 min, hold: 6 min}}\n  - hodl: 5 min\n  - hold: 12:30\n")
     told = [(problem.line, problem.address) for problem in caught.value.problems]
     assert told == [(4, "steps[0].hold"), (5, "steps[1].hodl"), (6, "steps[2].hold")]
+
+
+def test_a_rule_that_is_none_is_told_with_everything_else():
+    text = "name: a\ninterlocks:\n  - {when: heater abov 5 K, then: safe}\nsteps:\n  - hodl: 5 s\n"
+    with pytest.raises(DocumentError) as caught:
+        parse_recipe(text, "night.yaml")
+    assert [problem.where for problem in caught.value.problems] == ["night.yaml:3:12", "night.yaml:5:5"]
+    assert "is not a rule; write one such as" in caught.value.problems[0].message
