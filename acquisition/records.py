@@ -319,7 +319,7 @@ class Records:
         """Return the acknowledged frames of a run, dark ones included, in the order of their numbers."""
         query = select(tables.FrameRow).where(tables.FrameRow.run_id == self.run(run_id).id)
         with self._reading() as session:
-            return [_frame(row) for row in session.scalars(query.order_by(tables.FrameRow.number))]
+            return [frame_entry(row) for row in session.scalars(query.order_by(tables.FrameRow.number))]
 
     def one_frame(self, run_id: str, number: int | None = None) -> FrameEntry:
         """Return one acknowledged frame of a run: that of a number, or the newest that is not dark.
@@ -335,7 +335,7 @@ class Records:
         with self._reading() as session:
             found = session.scalar(query.order_by(row.number.desc()).limit(1))
             if found is not None:
-                return _frame(found)
+                return frame_entry(found)
             last = session.scalar(select(func.max(row.number)).where(row.run_id == name))
         told = "it has none yet" if last is None else f"its frames are 0 to {last}"
         raise RunError(f"run {name} has no frame {'' if number is None else number}".rstrip() + f"; {told}")
@@ -466,7 +466,8 @@ def _run(row: tables.Run) -> Run:
     )
 
 
-def _frame(row: tables.FrameRow) -> FrameEntry:
+def frame_entry(row: tables.FrameRow) -> FrameEntry:
+    """Return a row of the frames as what is handed out of it."""
     return FrameEntry(
         row.id,
         row.number,

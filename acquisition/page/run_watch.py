@@ -14,8 +14,7 @@ from acquisition import tables
 from acquisition.log import Log
 from acquisition.page.curves import Estimate, Estimates, GrowingCurve
 from acquisition.page.sight import Counts, Gauge, Step
-from acquisition.records import FigureEntry, FrameEntry, ReconstructionEntry, Run
-from acquisition.store import StoredFrame
+from acquisition.records import FigureEntry, FrameEntry, ReconstructionEntry, Run, frame_entry
 
 DRAWN = ("K", "Pa", "mol/s")
 """Canonical units of the channels that are drawn; what only a simulator knows is left to the report."""
@@ -175,7 +174,7 @@ class RunWatch:
         lit = session.scalars(
             select(frame).where(of_run, frame.dark.is_(False)).order_by(frame.number.desc()).limit(1)
         ).first()
-        self.frame = None if lit is None else _frame(lit)
+        self.frame = None if lit is None else frame_entry(lit)
         if lit is not None:
             self._moment = max(self._moment, lit.time)
         dark = _counted(session, select(frame.dark, func.count()).where(of_run).group_by(frame.dark))
@@ -251,22 +250,3 @@ def _timeline(plan: Mapping[str, Any] | None) -> list[tuple[float, float, str, s
 def _seconds(plan: Mapping[str, Any] | None, key: str) -> float:
     found = (plan or {}).get(key)
     return float(found["value"]) if found else 0.0
-
-
-def _frame(row: tables.FrameRow) -> FrameEntry:
-    return FrameEntry(
-        row.id,
-        row.number,
-        row.action_index,
-        row.time,
-        StoredFrame(Path(row.path), row.sha256, row.bytes),
-        row.dark,
-        row.segments,
-        row.rows,
-        row.columns,
-        row.pixel_size_m,
-        row.working_distance_m,
-        row.beam_energy_j,
-        row.probe_current_a,
-        row.dwell_time_s,
-    )
