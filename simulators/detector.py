@@ -105,8 +105,9 @@ class Diode:
     amplifiers: list[Amplifier]
     noise: Stream
     glow: float = 1.2e7
-    exact_below: float = 200.0
-    """Electrons in a pixel from which on a Gaussian stands for Poisson's law; its skewness is then below 0.07."""
+    exact_below: float = 30.0
+    """Electrons in a pixel below which Poisson's law itself is drawn. Above, its first three cumulants are kept
+    (Cornish and Fisher's expansion of a Gaussian); what is left of the fourth, the excess 1/30, is not."""
 
     def glowing(self, temperature: float) -> float:
         """Return what a stage at ``temperature`` (K) shines into a segment, keV/s.
@@ -147,13 +148,18 @@ class Diode:
             glow = light * amplifier.glow_share
             noise = generator.standard_normal(energy.shape[1:], dtype=np.float32)
             expected = energy[index]
+            single = np.float32(channel.gain * deposit)  # ADU of one electron
             quiet = (amplifier.read_noise * amplifier.noise_error) ** 2 + channel.gain**2 * PAIR_ENERGY * glow
-            if float(expected.min()) > self.exact_below * deposit or not expected.any():
+            if float(expected.min()) > self.exact_below * deposit:
                 signal = np.float32(channel.gain) * expected
-                noise *= np.sqrt(np.float32(channel.gain * deposit) * signal + np.float32(quiet))
+                shot = single * signal
+                variance = shot + np.float32(quiet)
+                # The third cumulant of the electrons' noise is the second times what one of them gives.
+                skewed = single / np.float32(6) * (shot / variance) * (noise * noise - np.float32(1))
+                noise *= np.sqrt(variance)
+                noise += skewed
             else:
-                electrons = generator.poisson(np.maximum(expected, 0.0) / np.float32(deposit))
-                signal = (channel.gain * deposit * electrons).astype(np.float32)
+                signal = single * generator.poisson(np.maximum(expected, 0.0) / np.float32(deposit)).astype(np.float32)
                 noise *= np.float32(math.sqrt(quiet))
             signal += noise
             signal += np.float32(channel.offset + channel.gain * glow)
