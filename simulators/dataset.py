@@ -145,7 +145,7 @@ def build_tilts(folder: Path, plan: DatasetPlan, progress: DatasetProgress | Non
         For a folder of another plan or version.
     """
     _claim(folder, plan)
-    cases = list(itertools.product(dict.fromkeys(plan.materials), plan.energies, TILTS))
+    cases = list(itertools.product(dict.fromkeys(plan.materials), dict.fromkeys(plan.energies), TILTS))
     new = 0
     for number, (name, energy, tilt) in enumerate(cases):
         path = folder / f"tilt-{number:06d}.exits"
