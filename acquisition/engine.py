@@ -381,12 +381,13 @@ class Engine(Exposing):
         self._series = Series(action.address, self._index, self._clock.monotonic(), action.stop_when, pacing)
 
     def _dark(self, action: Dark) -> None:
-        darks, self._taken = self._taken, []
-        for _ in range(action.frames - len(darks)):
+        # What was taken before an interruption, or before a retry, counts.
+        while len(self._taken) < action.frames:
             self._obey()
-            darks.append(self.expose(beam=False))
-            self.keep(darks[-1])
-        self._darks = darks
+            frame = self.expose(beam=False)
+            self.keep(frame)
+            self._taken.append(frame)
+        self._darks, self._taken = self._taken, []
 
     def _due(self, action: Acquire) -> bool:
         """Wait for a frame's moment in its series; return False where the series has ended before it."""

@@ -83,6 +83,7 @@ class Exposing(Waiting, ABC):
         self._store = store
         self._heights = heights or (lambda number: Path(f"{number:06d}.tif"))
         self._scanning = False
+        self._broken_off = False
         self._scan: Scan | None = None
         self._darks: list[Frame] = []
         self._series: Series | None = None
@@ -135,7 +136,7 @@ class Exposing(Waiting, ABC):
         """Expose once; None where the frame was broken off by a pause or a suspension."""
         detector, column = self._instrument.detector, self._instrument.column
         detector.arm(scan)
-        self._scanning = True
+        self._broken_off, self._scanning = False, True
         try:
             if self._requests.interrupts_frame:
                 self._requests.raise_if_ended()
@@ -147,7 +148,8 @@ class Exposing(Waiting, ABC):
                     column.blank()
             exposure = detector.expose(scan)
         except RilievoError:
-            if not self._requests.interrupts_frame:
+            # What broke it off may have been taken back meanwhile.
+            if not (self._broken_off or self._requests.interrupts_frame):
                 raise
             self._requests.raise_if_ended()  # the half frame is not a device's failure
             return None
@@ -160,6 +162,7 @@ class Exposing(Waiting, ABC):
     def _break_off(self) -> None:
         """Stop the raster where what was asked does not wait for its end."""
         if self._scanning and self._requests.interrupts_frame:
+            self._broken_off = True
             with suppress(Exception):  # the frame ends anyhow, only later; whoever asks has no use for the reason
                 self._instrument.detector.backend.stop()
 

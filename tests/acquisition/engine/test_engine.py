@@ -493,6 +493,37 @@ def test_a_pause_at_once_takes_the_frame_again(bench, configure):
     assert [frame.number for frame in paced.log.frames(night.run_id)] == [0, 1, 2]
 
 
+def test_a_pause_that_is_taken_back_before_the_raster_ends_is_no_failure_of_a_device(bench, configure):
+    paced = type(bench)(bench.log, bench.store, VirtualClock(speed=1e5))
+    night = paced.night([configure, Dark(address="dark", frames=2), *frames(1)])
+
+    def waver(taken):
+        if taken == 1:
+            paced.scanner.during = None
+            night.engine.pause(at_once=True)
+            night.engine.resume()
+
+    paced.scanner.during = waver
+    night.start()
+    assert night.wait(30)
+    assert night.finish().state is State.FINISHED
+    assert [frame.action_index for frame in paced.log.frames(night.run_id)] == [1, 1, 3]
+    assert not [event for event in paced.log.events(night.run_id) if event.kind == "retry"]
+
+
+def test_a_retry_of_dark_frames_takes_what_is_missing_and_no_more(bench, configure):
+    def fail_once(taken):
+        if taken == 1:
+            bench.scanner.during = None
+            raise DeviceError("the scan generator did not answer", "detector")
+
+    bench.scanner.during = fail_once
+    outcome, run_id = bench.play([configure, Dark(address="dark", frames=3), *frames(1)])
+    assert outcome.state is State.FINISHED
+    assert [frame.action_index for frame in bench.log.frames(run_id)] == [1, 1, 1, 3]
+    assert len([event for event in bench.log.events(run_id) if event.kind == "retry"]) == 1
+
+
 def test_a_suspension_takes_the_frame_again_and_moves_the_series(bench, configure):
     night = bench.night([configure, *frames(4, every="10 s")])
     clock = bench.clock
