@@ -132,6 +132,16 @@ class Chronicle:
         values, unit = shown(np.array([point.value for point in points] + [points[-1].value]), points[0].unit)
         return Curve(channel, unit, np.repeat(times, 2)[1:], np.repeat(values, 2)[:-1])
 
+    @cached_property
+    def drift(self) -> list[Curve]:
+        """How far the sample had drifted at each correction, corrected or not: x and y; empty where none was made."""
+        made = self._log.corrections(self.run.id, "drift")
+        if len(made) < 2:
+            return []
+        times = np.array([self.seconds(each.time) for each in made])
+        totals = np.array([each.data["standing"]["total"] for each in made], dtype=np.float64)
+        return [Curve(f"drift in {axis}", "nm", times, totals[:, index] * 1e9) for index, axis in enumerate("xy")]
+
     def figure(self, name: str) -> Curve | None:
         """Return a figure of all heights, with its σ (nan where it is not known)."""
         entries: list[FigureEntry] = [

@@ -172,6 +172,7 @@ def _night(night: Chronicle) -> Markup:
             _panel(night, "Temperature", "K", "°C", 150),
             _panel(night, "Pressure", "Pa", "Pa", 110),
             _panel(night, "Gas flows", "mol/s", "sccm", 110),
+            _drift(night),
         )
         if panel is not None
     ]
@@ -200,6 +201,12 @@ def _panel(night: Chronicle, title: str, unit: str, sign: str, height: float) ->
     positive = [float(value) for line in lines for value in line.curve.values if value > 0]
     wide = unit == "Pa" and bool(positive) and max(positive) > 100 * min(positive)
     return Panel(title, sign, lines, height, logarithmic=wide)
+
+
+def _drift(night: Chronicle) -> Panel | None:
+    """Return how far the sample drifted, as the corrections found it."""
+    lines = [Line(curve, curve.name, f"c{index}", marks=True) for curve, index in zip(night.drift, (1, 4), strict=False)]
+    return Panel("Drift of the sample", "nm", lines, 110) if lines else None
 
 
 def _in_use(curves: list[Curve]) -> list[Curve]:

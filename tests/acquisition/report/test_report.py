@@ -228,6 +228,19 @@ def test_a_run_that_failed_says_why(empty, tmp_path):
     assert "02 Jan" in page.shown
 
 
+def test_the_drift_that_was_found_is_drawn(empty, tmp_path):
+    log, store, run = empty
+    log.set_state(run, "running", START)
+    for minute, total in enumerate([(0.0, 0.0), (40e-9, -15e-9), (85e-9, -33e-9)]):
+        time = START + timedelta(minutes=minute)
+        log.correction(run, time, "drift", {"outcome": "corrected", "standing": {"total": list(total)}})
+    across, up = Chronicle(log, run).drift
+    assert across.values == pytest.approx([0, 40, 85])
+    assert up.values == pytest.approx([0, -15, -33])
+    assert (across.unit, list(across.times)) == ("nm", [0, 60, 120])
+    assert "Drift of the sample" in Page(write_report(log, store, run, tmp_path / "r.html").read_text()).shown
+
+
 def test_files_that_are_gone_or_damaged_are_told(night, tmp_path):
     chosen = Chronicle(night.log, night.run).chosen()
     copy = tmp_path / "runs"
