@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reconstruction.basis import EmissionBasis
 
-STEEPEST_POWER = 4
+STEEPEST_POWER = 5
 """Powers of sin²θ in the local law."""
 
 

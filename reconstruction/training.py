@@ -49,6 +49,9 @@ def oxide_share(exits: Exits) -> NDArray[np.float32]:
 def fit_local_law(folder: Path, basis: EmissionBasis) -> LocalLaw:
     """Return the local law of the flat, tilted surfaces of a data set.
 
+    Over the energies each coefficient is a parabola in their logarithm, or less where there are fewer than three: the
+    physics changes slowly with the energy, and what is counted at one serves the others.
+
     Raises
     ------
     InputError
@@ -63,24 +66,41 @@ def fit_local_law(folder: Path, basis: EmissionBasis) -> LocalLaw:
     order = basis.order[terms]
     table = np.zeros((2, len(energies), len(THRESHOLDS), len(terms), STEEPEST_POWER))
     for oxide, name in enumerate(("Cu", "Cu2O")):
-        for i, energy in enumerate(energies):
-            chosen = [plane for plane in planes if plane.materials[0] == name and plane.energy == energy]
-            if len(chosen) < STEEPEST_POWER + 1:
-                raise InputError(f"{folder} holds {len(chosen)} tilted planes of {name} at {energy:g} keV; expected 5")
-            sine = np.array([math.sin(plane.tilt) for plane in chosen])
-            found = np.stack([plane.coefficients(basis, THRESHOLDS)[0].mean(axis=(2, 3)) for plane in chosen])
-            for j in range(len(THRESHOLDS)):
-                table[oxide, i, j] = _law_fit(sine, order, found[:, j, terms])
+        chosen = [plane for plane in planes if plane.materials[0] == name]
+        for energy in energies:
+            count = sum(plane.energy == energy for plane in chosen)
+            if count <= STEEPEST_POWER:
+                raise InputError(
+                    f"{folder} holds {count} tilted planes of {name} at {energy:g} keV; expected {STEEPEST_POWER + 1}"
+                )
+        sine = np.array([math.sin(plane.tilt) for plane in chosen])
+        place = np.array([energies.index(plane.energy) for plane in chosen])
+        found = np.stack([plane.coefficients(basis, THRESHOLDS)[0].mean(axis=(2, 3))[:, terms] for plane in chosen])
+        table[oxide] = np.moveaxis(_law_fit(sine, np.log(energies), place, order, found), 2, 0)
     return LocalLaw(energies, THRESHOLDS, torch.from_numpy(table).float())
 
 
-def _law_fit(sine: NDArray[np.float64], order: NDArray[np.int64], found: NDArray[np.floating[Any]]) -> Any:
-    """Return (F, n): least squares of sin^m · (sin²)^n over the tilts; counting errors are alike."""
-    rows = []
-    for m, values in zip(order, found.T, strict=True):
-        design = np.stack([sine ** (int(m) + 2 * n) for n in range(STEEPEST_POWER)], axis=1)
-        rows.append(np.linalg.lstsq(design, values, rcond=None)[0])
-    return np.stack(rows)
+def _law_fit(
+    sine: NDArray[np.float64],
+    nodes: NDArray[np.float64],
+    place: NDArray[np.int64],
+    order: NDArray[np.int64],
+    found: NDArray[np.floating[Any]],
+) -> Any:
+    """Return (J, F, energies, n): least squares of sin^m · (sin²)^n over tilts and energies; counting errors are alike.
+
+    ``sine``, ``place`` (planes,): of the tilt, and which of the energies, whose logarithms are ``nodes``;
+    ``found`` (planes, J, F).
+    """
+    curve = np.vander(nodes - nodes.mean(), min(3, len(nodes)), increasing=True)
+    fitted = np.empty((found.shape[1], len(order), len(nodes), STEEPEST_POWER))
+    for pair, m in enumerate(order):
+        powers = np.stack([sine ** (int(m) + 2 * n) for n in range(STEEPEST_POWER)], axis=1)
+        design = (curve[place][:, :, None] * powers[:, None, :]).reshape(len(sine), -1)
+        solved = np.linalg.lstsq(design, found[:, :, pair], rcond=None)[0]
+        parts = solved.T.reshape(-1, curve.shape[1], STEEPEST_POWER)
+        fitted[:, pair] = curve @ parts
+    return fitted
 
 
 # -- the data

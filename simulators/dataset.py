@@ -35,7 +35,7 @@ LARGEST_SEED = 2**63 // SPREAD - 1
 MOST_PIXELS, MOST_ELECTRONS = 4096, 1_000_000
 TILTS = (0, 10, 20, 30, 40, 50, 60, 70, 80)
 """Of the flat surfaces, deg."""
-TILTED_ELECTRONS = 3000
+TILTED_ELECTRONS = 12_000
 """To each of their 64 pixels."""
 DatasetProgress = Callable[[float, str], None]
 """Called with the share of the budget that is used, 0 … 1, and a few words; may raise to stop."""
