@@ -257,6 +257,8 @@ def begin(
     ------
     DiskFull
         Where the disk has not the room that the plan foretells.
+    RunError
+        Where another run, or its guard, holds the hardware.
     """
     from acquisition.ownership import Ownership
     from acquisition.recipe import compile_recipe
@@ -264,27 +266,30 @@ def begin(
     _require_room(laboratory.folder, plan.disk_bytes)
     actions = compile_recipe(loaded.recipe)
     speed = getattr(instrument.clock, "speed", None)
-    run_id = laboratory.log.create_run(
-        name=loaded.recipe.name,
-        recipe_text=loaded.text,
-        recipe_name=Path(loaded.document.name).name,
-        actions=[action.model_dump(mode="json") for action in actions],
-        instrument_name=instrument.name,
-        instrument_description=instrument.description,
-        limits=instrument.limits_json(),
-        started=instrument.clock.now(),
-        version=version("rilievo"),
-        plan=plan.to_json(),
-        options={"speed": speed, "live_quality": quality if live is not None else None},
-    )
-    folder = laboratory.store.folder(run_id)
-    _keep_instrument(folder, instrument, memory)
     with ExitStack() as stack:
-        stack.enter_context(Ownership.take(folder, OWNER))
         if not is_simulated(instrument):
             stack.enter_context(_hardware(laboratory, instrument.name))
+        run_id = laboratory.log.create_run(
+            name=loaded.recipe.name,
+            recipe_text=loaded.text,
+            recipe_name=Path(loaded.document.name).name,
+            actions=[action.model_dump(mode="json") for action in actions],
+            instrument_name=instrument.name,
+            instrument_description=instrument.description,
+            limits=instrument.limits_json(),
+            started=instrument.clock.now(),
+            version=version("rilievo"),
+            plan=plan.to_json(),
+            options={"speed": speed, "live_quality": quality if live is not None else None},
+        )
+        folder = laboratory.store.folder(run_id)
+        _keep_instrument(folder, instrument, memory)
+        stack.enter_context(Ownership.take(folder, OWNER))
         guard = _guard(laboratory, run_id, speed, instrument)
-        stack.callback(guard.dismiss)
+        if is_simulated(instrument):
+            stack.callback(guard.dismiss)
+        else:
+            stack.callback(_let_go, guard, laboratory.log, run_id)
         night = _night(laboratory, run_id, actions, instrument, live, loaded.recipe)
         night.closers = stack.pop_all()
         return night
@@ -332,11 +337,44 @@ def _night(
     )
 
 
-def _hardware(laboratory: Laboratory, name: str) -> Ownership:
-    """Take real hardware for one run: two that play on one microscope would undo each other's setpoints."""
+def _hardware(laboratory: Laboratory, name: str, run_id: str = "") -> Ownership:
+    """Take real hardware for one run: two that play on one microscope would undo each other's setpoints.
+
+    Raises
+    ------
+    RunError
+        Where another run holds it, or the guard of a run other than ``run_id`` may yet touch it.
+    """
+    from acquisition.guard import on_duty
+    from acquisition.guard_files import STATE
     from acquisition.ownership import Ownership
 
-    return Ownership.take(laboratory.folder, f"instrument {name}")
+    owned = Ownership.take(laboratory.folder, f"instrument {name}")
+    try:
+        for path in sorted(laboratory.store.root.glob(f"*/{STATE}")):
+            guard = on_duty(path.parent)
+            if (
+                guard is not None
+                and path.parent.name != run_id
+                and _instrument_of(laboratory, path.parent.name) == name
+            ):
+                raise RunError(
+                    f"the guard of run {path.parent.name}, process {guard['guard']['pid']}, has not yet seen {name} in "
+                    "its safe state, and will act on it. Resume that run, or wait; if you have seen for yourself that "
+                    "all is safe, end the guard's process"
+                )
+    except BaseException:
+        owned.release()
+        raise
+    return owned
+
+
+def _instrument_of(laboratory: Laboratory, run_id: str) -> str:
+    """Return the name of a run's instrument; empty for a folder that the log does not know."""
+    try:
+        return laboratory.log.instrument(run_id).name
+    except RunError:
+        return ""
 
 
 def _guard(laboratory: Laboratory, run_id: str, speed: float | None, instrument: Instrument | None = None) -> Guard:
@@ -405,32 +443,42 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
         stack.enter_context(Ownership.take(folder, OWNER))
         memory = folder / MEMORY
         if not memory.exists():
-            stack.enter_context(_hardware(laboratory, laboratory.log.instrument(run.id).name))
+            stack.enter_context(_hardware(laboratory, laboratory.log.instrument(run.id).name, run.id))
         relieve(folder)
         guard = _guard(laboratory, run.id, speed)
-        stack.callback(_let_go, guard, laboratory.log, run.id)
         simulated = memory if memory.exists() else None
+        stack.callback(_let_go, guard, laboratory.log, run.id, simulated is not None)
         instrument = stack.enter_context(open_instrument(folder / INSTRUMENT, speed, simulated, outage))
         enter_journal(folder, laboratory.log, run.id, instrument.clock.now())
         refuse_ended(laboratory.log.run(run.id))  # the guard may have ended it in the safe state
         yield instrument
 
 
-def _let_go(guard: Guard, log: Log, run_id: str) -> None:
-    """Dismiss the guard of a run that has ended, whichever way; else the guard goes on alone.
+def _let_go(guard: Guard, log: Log, run_id: str, simulated: bool = False) -> None:
+    """Dismiss the guard of a run that has ended and left the instrument in order, or never began.
 
-    What could not be taken up again is as the interruption left it: hot, perhaps, under gas.
+    Else it goes on alone: what was not seen to be safe, or could not be taken up again, may be hot, and under gas.
+    A simulated instrument is in order whenever its run has ended.
     """
-    from acquisition.states import State
-
     try:
-        ended = State(log.run(run_id).state).final
+        over = _over(log, run_id, simulated)
     except RilievoError:
-        ended = False
-    if ended:
+        over = False
+    if over:
         guard.dismiss()
     else:
         guard.leave()
+
+
+def _over(log: Log, run_id: str, simulated: bool) -> bool:
+    """Return whether nobody needs to look after a run's instrument any more."""
+    from acquisition.states import IN_ORDER, State
+
+    state = State(log.run(run_id).state)
+    if state is State.IDLE or not state.final:
+        return state is State.IDLE
+    told = [event.data or {} for event in log.events(run_id) if event.kind == "state"]
+    return simulated or not told or bool(told[-1].get(IN_ORDER, True))
 
 
 def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Live | None) -> Night:

@@ -45,7 +45,7 @@ from acquisition.ledger import Ledger
 from acquisition.progress import Outcome
 from acquisition.requests import SafeRequest, StopRequest
 from acquisition.resumption import Resumption
-from acquisition.states import State
+from acquisition.states import IN_ORDER, State
 from acquisition.store import Store
 from acquisition.timing import Timing
 from acquisition.waiting import POLL
@@ -317,7 +317,7 @@ class Engine(Exposing):
         for attempt in range(ATTEMPTS):
             if attempt:
                 self._clock.sleep(PAUSE)
-            if self._enter(outcome.state, outcome.reason):
+            if self._enter(outcome.state, outcome.reason, {IN_ORDER: not failures}):
                 return outcome
         return Outcome(outcome.state, f"{outcome.reason}; the log could not be told".removeprefix("; "))
 

@@ -328,6 +328,14 @@ def _refuse_two_hands(folder: Path) -> None:
         )
 
 
+def on_duty(folder: Path) -> dict[str, Any] | None:
+    """Return what the guard of a run says of itself, while it lives and may yet touch the instrument; else None."""
+    state = read_state(folder)
+    guard = Life.read(state.get("guard"))
+    awake = state.get("state") in ("watching", "waiting", "taking") and guard is not None and guard.alive
+    return state if awake else None
+
+
 def enter_journal(folder: Path, log: Log, run_id: str, time: datetime | None = None) -> int:
     """Bring what a guard had to tell into the database, each line once; return how many lines were new.
 

@@ -205,7 +205,8 @@ def _panel(night: Chronicle, title: str, unit: str, sign: str, height: float) ->
 
 def _drift(night: Chronicle) -> Panel | None:
     """Return how far the sample drifted, as the corrections found it."""
-    lines = [Line(curve, curve.name, f"c{index}", marks=True) for curve, index in zip(night.drift, (1, 4), strict=False)]
+    styles = ("c1", "c4")
+    lines = [Line(curve, curve.name, style, marks=True) for curve, style in zip(night.drift, styles, strict=False)]
     return Panel("Drift of the sample", "nm", lines, 110) if lines else None
 
 

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from drivers.errors import RunError
 
+IN_ORDER = "in order"
+"""Of the event that tells a run's end: whether the instrument was seen to be left as it should be."""
+
 
 class State(StrEnum):
     """Where a run stands. Stopped (somebody asked), failed (something broke) and safe are different ends.

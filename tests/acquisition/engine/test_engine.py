@@ -9,7 +9,7 @@ import pytest
 from acquisition.actions import Acquire, BeginSeries, Condition, Dark, Hold, Note, Ramp, Set, SetGas
 from acquisition.ledger import Ledger
 from acquisition.requests import Requests, SafeRequest, Standstill, StopRequest
-from acquisition.states import WAYS, State, step
+from acquisition.states import IN_ORDER, WAYS, State, step
 from drivers.clock import RealClock, VirtualClock
 from drivers.errors import DatabaseError, DeviceError, DiskFull, RunError
 from drivers.units import quantity
@@ -491,6 +491,15 @@ def test_a_pause_at_once_takes_the_frame_again(bench, configure):
     assert night.wait(30)
     assert night.finish().state is State.FINISHED
     assert [frame.number for frame in paced.log.frames(night.run_id)] == [0, 1, 2]
+
+
+def test_the_end_tells_whether_the_instrument_was_left_in_order(bench, configure):
+    def in_order(run_id):
+        return [event.data for event in bench.log.events(run_id) if event.kind == "state"][-1][IN_ORDER]
+
+    assert in_order(bench.play([configure, *frames(1)])[1]) is True
+    bench.scanner.during = lambda _: setattr(bench.blanker, "stuck", True)
+    assert in_order(bench.play([configure, *frames(1)])[1]) is False
 
 
 def test_a_pause_that_is_taken_back_before_the_raster_ends_is_no_failure_of_a_device(bench, configure):
