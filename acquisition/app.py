@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.errors import DiskFull, InputError, RilievoError, RunError, StoreError
+from drivers.errors import DiskFull, InputError, RunError, StoreError
 from drivers.units import si
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from acquisition.guard import Guard
     from acquisition.log import Log
     from acquisition.night import Night
-    from acquisition.ownership import Ownership
     from acquisition.plan import Plan
     from acquisition.recipe import LoadedRecipe, Recipe
     from acquisition.records import FrameEntry, Run
@@ -262,13 +261,14 @@ def begin(
     """
     from acquisition.ownership import Ownership
     from acquisition.recipe import compile_recipe
+    from acquisition.tenure import let_go, take_hardware
 
     _require_room(laboratory.folder, plan.disk_bytes)
     actions = compile_recipe(loaded.recipe)
     speed = getattr(instrument.clock, "speed", None)
     with ExitStack() as stack:
         if not is_simulated(instrument):
-            stack.enter_context(_hardware(laboratory, instrument.name))
+            stack.enter_context(take_hardware(laboratory, instrument.name))
         run_id = laboratory.log.create_run(
             name=loaded.recipe.name,
             recipe_text=loaded.text,
@@ -289,7 +289,7 @@ def begin(
         if is_simulated(instrument):
             stack.callback(guard.dismiss)
         else:
-            stack.callback(_let_go, guard, laboratory.log, run_id)
+            stack.callback(let_go, guard, laboratory.log, run_id)
         night = _night(laboratory, run_id, actions, instrument, live, loaded.recipe)
         night.closers = stack.pop_all()
         return night
@@ -335,46 +335,6 @@ def _night(
         resumption=resumption,
         dose_limit=None if dose is None else si(dose),
     )
-
-
-def _hardware(laboratory: Laboratory, name: str, run_id: str = "") -> Ownership:
-    """Take real hardware for one run: two that play on one microscope would undo each other's setpoints.
-
-    Raises
-    ------
-    RunError
-        Where another run holds it, or the guard of a run other than ``run_id`` may yet touch it.
-    """
-    from acquisition.guard import on_duty
-    from acquisition.guard_files import STATE
-    from acquisition.ownership import Ownership
-
-    owned = Ownership.take(laboratory.folder, f"instrument {name}")
-    try:
-        for path in sorted(laboratory.store.root.glob(f"*/{STATE}")):
-            guard = on_duty(path.parent)
-            if (
-                guard is not None
-                and path.parent.name != run_id
-                and _instrument_of(laboratory, path.parent.name) == name
-            ):
-                raise RunError(
-                    f"the guard of run {path.parent.name}, process {guard['guard']['pid']}, has not yet seen {name} in "
-                    "its safe state, and will act on it. Resume that run, or wait; if you have seen for yourself that "
-                    "all is safe, end the guard's process"
-                )
-    except BaseException:
-        owned.release()
-        raise
-    return owned
-
-
-def _instrument_of(laboratory: Laboratory, run_id: str) -> str:
-    """Return the name of a run's instrument; empty for a folder that the log does not know."""
-    try:
-        return laboratory.log.instrument(run_id).name
-    except RunError:
-        return ""
 
 
 def _guard(laboratory: Laboratory, run_id: str, speed: float | None, instrument: Instrument | None = None) -> Guard:
@@ -427,6 +387,7 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
     from acquisition.guard import enter_journal, relieve
     from acquisition.ownership import Ownership, holder
     from acquisition.resumption import refuse_ended
+    from acquisition.tenure import let_go, take_hardware
 
     run = laboratory.log.run(run_id)
     folder = laboratory.store.folder(run.id)
@@ -443,42 +404,15 @@ def open_interrupted(laboratory: Laboratory, run_id: str, outage: float | None =
         stack.enter_context(Ownership.take(folder, OWNER))
         memory = folder / MEMORY
         if not memory.exists():
-            stack.enter_context(_hardware(laboratory, laboratory.log.instrument(run.id).name, run.id))
+            stack.enter_context(take_hardware(laboratory, laboratory.log.instrument(run.id).name, run.id))
         relieve(folder)
         guard = _guard(laboratory, run.id, speed)
         simulated = memory if memory.exists() else None
-        stack.callback(_let_go, guard, laboratory.log, run.id, simulated is not None)
+        stack.callback(let_go, guard, laboratory.log, run.id, simulated is not None)
         instrument = stack.enter_context(open_instrument(folder / INSTRUMENT, speed, simulated, outage))
         enter_journal(folder, laboratory.log, run.id, instrument.clock.now())
         refuse_ended(laboratory.log.run(run.id))  # the guard may have ended it in the safe state
         yield instrument
-
-
-def _let_go(guard: Guard, log: Log, run_id: str, simulated: bool = False) -> None:
-    """Dismiss the guard of a run that has ended and left the instrument in order, or never began.
-
-    Else it goes on alone: what was not seen to be safe, or could not be taken up again, may be hot, and under gas.
-    A simulated instrument is in order whenever its run has ended.
-    """
-    try:
-        over = _over(log, run_id, simulated)
-    except RilievoError:
-        over = False
-    if over:
-        guard.dismiss()
-    else:
-        guard.leave()
-
-
-def _over(log: Log, run_id: str, simulated: bool) -> bool:
-    """Return whether nobody needs to look after a run's instrument any more."""
-    from acquisition.states import IN_ORDER, State
-
-    state = State(log.run(run_id).state)
-    if state is State.IDLE or not state.final:
-        return state is State.IDLE
-    told = [event.data or {} for event in log.events(run_id) if event.kind == "state"]
-    return simulated or not told or bool(told[-1].get(IN_ORDER, True))
 
 
 def go_on(laboratory: Laboratory, run_id: str, instrument: Instrument, live: Live | None) -> Night:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from acquisition import app
+from acquisition import tenure
 from acquisition.guard_files import STATE, Life
 from acquisition.log import Log
 from acquisition.states import IN_ORDER
@@ -43,7 +43,7 @@ def enter_run(log, instrument="SEM"):
 
 def let_go(log, run_id, **more):
     guard = Guard()
-    app._let_go(guard, log, run_id, **more)
+    tenure.let_go(guard, log, run_id, **more)
     return guard.told
 
 
@@ -88,18 +88,19 @@ def guarded(laboratory):
 
 
 def test_hardware_that_a_guard_will_act_on_is_refused_to_other_runs(laboratory, guarded):
+    """A refusal keeps no lock, and the run itself may go on."""
     with pytest.raises(RunError, match=rf"{guarded.run_id}, process {os.getpid()}, has not yet seen SEM"):
-        app._hardware(laboratory, "SEM")
-    app._hardware(laboratory, "SEM", guarded.run_id).release()  # a refusal keeps no lock, and the run itself may go on
-    app._hardware(laboratory, "another").release()
+        tenure.take_hardware(laboratory, "SEM")
+    tenure.take_hardware(laboratory, "SEM", guarded.run_id).release()
+    tenure.take_hardware(laboratory, "another").release()
 
 
 @pytest.mark.parametrize("state", ["safe", "relieved", "dismissed"])
 def test_a_guard_that_is_done_holds_nobody_up(laboratory, guarded, state):
     guarded.say(state)
-    app._hardware(laboratory, "SEM").release()
+    tenure.take_hardware(laboratory, "SEM").release()
 
 
 def test_a_guard_that_has_died_holds_nobody_up(laboratory, guarded):
     guarded.say("waiting", Life(os.getpid(), "of another time"))
-    app._hardware(laboratory, "SEM").release()
+    tenure.take_hardware(laboratory, "SEM").release()
