@@ -30,7 +30,7 @@ from acquisition.ownership import Owned, Ownership
 from acquisition.records import Event
 from acquisition.ways import ways_of
 from drivers.clock import Clock, Deadline, RealClock
-from drivers.errors import RilievoError
+from drivers.errors import DocumentError, RilievoError
 from drivers.units import si
 
 POLL = 1.0
@@ -119,15 +119,31 @@ class Alerts:
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
 
     @classmethod
-    def of(cls, folder: Path, log: Log, clock: Clock | None = None) -> Self | None:
+    def of(cls, folder: Path, log: Log, clock: Clock | None = None, *, forgiving: bool = False) -> Self | None:
         """Return the alerts of a data folder; None where it has no ``alerts.yaml``.
+
+        Parameters
+        ----------
+        folder : Path
+        log : Log
+        clock : Clock, optional
+        forgiving : bool
+            Do without settings that cannot be understood, and tell the log: a run that was interrupted goes on.
 
         Raises
         ------
         DocumentError
             With everything that is wrong with the settings.
         """
-        settings = load_settings(folder)
+        try:
+            settings = load_settings(folder)
+        except DocumentError as error:
+            if not forgiving:
+                raise
+            message = f"the alerts' settings cannot be understood, and nobody is told of anything: {error}"
+            with suppress(RilievoError):
+                log.event(None, (clock or RealClock()).now(), "error", ABOUT_ALERTS, message)
+            return None
         return None if settings is None else cls(settings, folder, log, clock)
 
     @property
@@ -352,7 +368,9 @@ class Alerts:
 
 
 @contextmanager
-def telling(folder: Path, log: Log, well: Well | None = None, grace: float = 10.0) -> Iterator[Alerts | None]:
+def telling(
+    folder: Path, log: Log, well: Well | None = None, grace: float = 10.0, *, forgiving: bool = False
+) -> Iterator[Alerts | None]:
     """Tell what happens meanwhile, as a data folder's settings say; yields None where it has none.
 
     Parameters
@@ -363,13 +381,14 @@ def telling(folder: Path, log: Log, well: Well | None = None, grace: float = 10.
         See :meth:`Alerts.start`.
     grace : float, s
         For what is still to be delivered in the end; the rest waits for the next start.
+    forgiving : bool
 
     Raises
     ------
     DocumentError
         As :meth:`Alerts.of`, before anything begins.
     """
-    alerts = Alerts.of(folder, log)
+    alerts = Alerts.of(folder, log, forgiving=forgiving)
     if alerts is None:
         yield None
         return

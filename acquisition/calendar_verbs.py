@@ -207,7 +207,8 @@ def serve(
     )
     seconds = _positive(period, "second", "--period")
     with open_laboratory(data, db) as laboratory:
-        alerts = Alerts.of(laboratory.folder, laboratory.log)
+        # What was interrupted is taken up again, whatever has become of the settings; else they are refused.
+        alerts = Alerts.of(laboratory.folder, laboratory.log, forgiving=bool(interrupted_runs(laboratory)))
         server = Server(
             laboratory.folder,
             laboratory.log,

@@ -97,6 +97,7 @@ def resume(
                     lambda: wiring.go_on(laboratory, found.id, instrument, live),
                     plan,
                     live,
+                    resumed=True,
                     asked=asked,
                     as_json=as_json,
                 )
@@ -160,13 +161,14 @@ def _conduct(
     live: Live | None,
     report_to: Path | None = None,
     *,
+    resumed: bool = False,
     asked: Callable[[], str | None],
     as_json: bool,
 ) -> Outcome:
     """Play a run to its end, tell how it went and write its report; whoever is to be told elsewhere is told, too."""
     from acquisition.alerts import telling
 
-    with telling(laboratory.folder, laboratory.log):
+    with telling(laboratory.folder, laboratory.log, forgiving=resumed):
         run_id, outcome = _play_night(ready, plan, asked, quiet=as_json)
         _tell_end(laboratory, run_id, outcome, live, report_to, as_json)
     return outcome

@@ -85,6 +85,7 @@ def test_a_killed_server_goes_on_by_itself(rilievo, start, glance, data):
     first = start("serve", "--json")
     until(lambda: states(data) == ["running"] and len(kept(data)) > 2)
     first.send_signal(signal.SIGKILL)
+    (data / "alerts.yaml").write_text("ways: {note: {comand: [sh]}}\n")  # somebody mistypes: no reason to leave it hot
     first.communicate()
     second = start("serve", "--json")
     until(lambda: states(data) == ["finished"])
@@ -92,6 +93,10 @@ def test_a_killed_server_goes_on_by_itself(rilievo, start, glance, data):
     assert kept(data) == list(range(10))
     (entry,) = rilievo("schedule", "list", "--all", "--json").json
     assert entry["state"] == "done"
+    with Log.open(data / "rilievo.db", create=False) as log:
+        assert any("nobody is told of anything" in event.message for event in log.events(None))
+    refused = rilievo("serve", "--json")
+    assert refused.code == 2  # with nothing to take up again, the mistake is for whoever starts it
 
 
 @pytest.mark.parametrize("stop_run", [False, True])

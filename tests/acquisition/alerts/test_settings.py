@@ -3,6 +3,8 @@
 import pytest
 
 from acquisition.alert_settings import load_settings
+from acquisition.alerts import telling
+from acquisition.log import Log
 from drivers.errors import DocumentError
 from drivers.units import si
 
@@ -99,3 +101,15 @@ def test_a_password_is_its_owners_alone(tmp_path, mode, reason):
         return
     with pytest.raises(DocumentError, match=rf"alerts.yaml:1:18: ways.w.mail: .*{reason}.*chmod 600"):
         load(tmp_path, text)
+
+
+def test_what_was_interrupted_goes_on_without_settings_that_cannot_be_understood(tmp_path):
+    (tmp_path / "alerts.yaml").write_text("ways: {note: {comand: [sh]}}\n")
+    with Log.open(tmp_path / "rilievo.db") as log:
+        with pytest.raises(DocumentError), telling(tmp_path, log):
+            pass
+        with telling(tmp_path, log, forgiving=True) as alerts:
+            assert alerts is None
+        (event,) = log.events(None)
+    assert event.level == "error"
+    assert "did you mean 'command'" in event.message
