@@ -318,7 +318,7 @@ def _idle_watch(path: Path, laboratory: Laboratory, period: float) -> IdleWatch:
     def opened() -> AbstractContextManager[Instrument]:
         return _opened(path, pace)
 
-    return IdleWatch(name, opened, laboratory.log, RealClock(), period)
+    return IdleWatch(name, opened, laboratory.log, laboratory.store.root, RealClock(), period)
 
 
 @contextmanager

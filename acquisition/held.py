@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from acquisition.entry import Entries
 from acquisition.gas_rules import is_reactive
 from acquisition.interlock_watch import InterlockWatch
 from acquisition.interlocks import Interlock, instrument_interlocks
-from acquisition.log import Log
 from acquisition.readbacks import Track
 from acquisition.safe_state import SafeReport, SafeState
 from acquisition.telemetry import Telemetry
@@ -30,12 +30,13 @@ class Held:
     Parameters
     ----------
     instrument : Instrument
-    log : Log
+    log : Entries
+        A ledger, which loses nothing while the database is away.
     period : float, s
         Between two samples of the telemetry.
     """
 
-    def __init__(self, instrument: Instrument, log: Log, period: float) -> None:
+    def __init__(self, instrument: Instrument, log: Entries, period: float) -> None:
         self.instrument = instrument
         self._log = log
         self._lock = threading.Lock()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
 from acquisition.held import Held
+from acquisition.ledger import Ledger
 from acquisition.log import Log
+from acquisition.sidecar import NAME
 from drivers.clock import Clock
 from drivers.contract import Instrument
 from drivers.errors import RilievoError
@@ -17,6 +20,8 @@ Open = Callable[[], AbstractContextManager[Instrument]]
 
 AGAIN = 60.0
 """Seconds after which an instrument that could not be opened is tried again."""
+LOOK = 5.0
+"""Seconds between two looks whether a database that was away is back."""
 
 
 class IdleWatch:
@@ -29,16 +34,19 @@ class IdleWatch:
     opened : callable
         Opens it.
     log : Log
+    folder : Path
+        For the side-car journal, while the database is away: the store's root.
     clock : Clock
         Real.
     period : float, s
         Between two samples.
     """
 
-    def __init__(self, name: str, opened: Open, log: Log, clock: Clock, period: float = 10.0) -> None:
+    def __init__(self, name: str, opened: Open, log: Log, folder: Path, clock: Clock, period: float = 10.0) -> None:
         self.name = name
         self._open = opened
         self._log = log
+        self._folder = folder
         self._clock = clock
         self._period = period
         self._end = threading.Event()
@@ -74,13 +82,19 @@ class IdleWatch:
     def _run(self) -> None:
         while not self._end.is_set():
             try:
-                with self._open() as instrument:
-                    held = Held(instrument, self._log, self._period)
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with (
+                    Ledger(self._log, self._folder / NAME, self._clock, reserve=False) as ledger,
+                    self._open() as instrument,
+                ):
+                    held = Held(instrument, ledger, self._period)
                     held.start()
                     try:
                         self._told(None)
                         self._held = held
-                        self._end.wait()
+                        while not self._end.wait(LOOK):
+                            if ledger.stranded:
+                                ledger.reconcile()
                     finally:
                         self._held = None
                         held.close()

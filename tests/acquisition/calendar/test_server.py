@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -553,7 +553,7 @@ def test_an_idle_instrument_is_watched_and_let_go_of_for_a_run(theatre, make_pap
         yield make_paper_instrument()
         holds.append("let go")
 
-    idle = IdleWatch("paper", opened, theatre.log, theatre.clock, period=0.01)
+    idle = IdleWatch("paper", opened, theatre.log, theatre.folder / "runs", theatre.clock, period=0.01)
     server = theatre.server(idle=idle)
     theatre.until(server, lambda: holds)
     theatre.book()
@@ -581,7 +581,7 @@ def test_an_idle_instrument_that_does_not_answer_is_told_once(theatre, make_pape
             raise DeviceUnavailable("the heater does not answer")
         yield make_paper_instrument()
 
-    idle = IdleWatch("paper", opened, theatre.log, theatre.clock, period=0.01)
+    idle = IdleWatch("paper", opened, theatre.log, theatre.folder / "runs", theatre.clock, period=0.01)
     idle.start()
     theatre.clock.sleep(0.05)
     silent.clear()
@@ -594,6 +594,31 @@ def test_an_idle_instrument_that_does_not_answer_is_told_once(theatre, make_pape
         "paper cannot be watched while idle: the heater does not answer",
         "paper is watched again",
     ]
+
+
+def test_what_an_idle_instrument_tells_waits_for_a_database_that_is_away(theatre, make_paper_instrument, monkeypatch):
+    monkeypatch.setattr("acquisition.idle.LOOK", 0.01)
+    idle = IdleWatch("paper", lambda: nullcontext(make_paper_instrument()), theatre.log, theatre.folder / "runs",
+                     theatre.clock, period=60.0)  # fmt: skip
+    idle.start()
+    end = theatre.clock.monotonic() + 5
+    while idle.held is None and theatre.clock.monotonic() < end:
+        theatre.clock.sleep(0.01)
+
+    def away(*_, **__):
+        raise DatabaseError("the server does not answer")
+
+    with monkeypatch.context() as gone:
+        for verb in ("write", "replay"):
+            gone.setattr(theatre.log, verb, away)
+        idle.held.set("column.focus", "8 mm")
+        assert theatre.told("setpoint") == []
+        assert (theatre.folder / "runs" / "sidecar.jsonl").exists()
+    while not theatre.told("setpoint") and theatre.clock.monotonic() < end:
+        theatre.clock.sleep(0.01)
+    assert idle.stop()
+    assert theatre.told("setpoint") == ["column.focus was set to 8 mm between runs"]
+    assert not (theatre.folder / "runs" / "sidecar.jsonl").exists()
 
 
 # -- the table

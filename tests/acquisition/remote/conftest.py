@@ -118,7 +118,8 @@ class House:
     lease: float = 15.0
 
     def __post_init__(self) -> None:
-        idle = IdleWatch(self.instrument.name, self._open, self.log, self.clock, 60.0) if self.hold else None
+        name, root = self.instrument.name, self.store.root
+        idle = IdleWatch(name, self._open, self.log, root, self.clock, 60.0) if self.hold else None
         self.server = Server(self.folder, self.log, self.play, idle=idle, settings=QUICK, clock=self.clock)
         instruments = Instruments(lambda _: self._open())
         self.desk = Desk(self, self.server, instruments, clock=self.clock, control=Control(self.clock, self.lease))  # type: ignore[arg-type]
