@@ -11,7 +11,7 @@ import errno
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,6 +43,10 @@ def train(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Weights; a learning curve and the model card stand beside them.")
     ] = Path("transformer.safetensors"),
+    further: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="Further data set, of another plan; more than once for more. Needs no tilts."),
+    ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Of training; 45 unless given.")] = None,
     time: Annotated[str | None, typer.Option("--time", help="The same as a quantity, such as '45 min'.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the weights.")] = False,
@@ -62,12 +66,12 @@ def train(
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"expected a seed from 0 to {LARGEST_SEED}; got {seed}", "--seed")
     from reconstruction.basis import emission_basis
-    from reconstruction.card import choose_held_out, read_data_set
+    from reconstruction.card import choose_held_out, read_data_sets
     from reconstruction.checkpoint import load_checkpoint
     from reconstruction.training import TrainingPlan, start_training
     from reconstruction.vft import Architecture
 
-    data, basis = read_data_set(folder), emission_basis()
+    data, basis = read_data_sets(folder, further or ()), emission_basis()
     if resume:
         begun = load_checkpoint(files.checkpoint, Architecture(), basis)
         plan = _resumed_plan(begun, data, budget, seed, hold_out)
@@ -78,7 +82,7 @@ def train(
         plan = TrainingPlan(
             minutes=budget or usual.minutes,
             rate=usual.rate / 2 if start else usual.rate,
-            held_out=choose_held_out(data, hold_out),
+            held_out=choose_held_out(data[0], hold_out),
             seed=seed or usual.seed,
         )
         training, notes = start_training(Architecture(), plan, basis), []
@@ -151,7 +155,7 @@ def _budget(minutes: float | None, time: str | None) -> float | None:
 
 
 def _resumed_plan(
-    begun: Checkpoint, data: DataSet, minutes: float | None, seed: int | None, hold_out: list[str] | None
+    begun: Checkpoint, data: Sequence[DataSet], minutes: float | None, seed: int | None, hold_out: list[str] | None
 ) -> TrainingPlan:
     """Return the plan of a checkpoint, longer or shorter if asked; everything else must be what it was."""
     from reconstruction.card import choose_held_out
@@ -159,20 +163,28 @@ def _resumed_plan(
     plan = begun.plan
     if seed is not None and seed != plan.seed:
         raise InputError(f"the fit was begun with the seed {plan.seed}; leave --seed out to go on with it", "--seed")
-    asked = choose_held_out(data, hold_out if hold_out is not None else list(plan.held_out) or ["none"])
+    asked = choose_held_out(data[0], hold_out if hold_out is not None else list(plan.held_out) or ["none"])
     if set(asked) != set(plan.held_out):
         held = ", ".join(plan.held_out) or "nothing"
         raise InputError(f"the fit was begun with {held} held out; leave --hold-out out to go on with it", "--hold-out")
     return plan if minutes is None else replace(plan, minutes=minutes)
 
 
-def _changes(begun: Checkpoint, data: DataSet) -> list[str]:
+def _words_of(data: Sequence[DataSet]) -> dict[str, Any]:
+    """Return what a checkpoint keeps of data sets."""
+    first, *others = data
+    return {**first.words(), "further": [each.words() for each in others]}
+
+
+def _changes(begun: Checkpoint, data: Sequence[DataSet]) -> list[str]:
     """Return in words what is not as it was when the fit was begun."""
-    now, before = json.loads(json.dumps(data.words())), begun.data
+    now, before = json.loads(json.dumps(_words_of(data))), begun.data
     notes = []
     if now["plan"] != before.get("plan"):
         notes.append(f"the data set {now['name']} was drawn by another plan than {before.get('name')}, with which the "
                      "fit was begun")  # fmt: skip
+    elif now["further"] != before.get("further", []):
+        notes.append("the further data sets are not those with which the fit was begun")
     elif now["samples"] != before.get("samples"):
         notes.append(f"the data set holds {now['samples']} samples; there were {before.get('samples')} before")
     return notes
@@ -184,14 +196,17 @@ class Fit:
     Parameters
     ----------
     files : Files
-    data : DataSet
+    data : sequence of DataSet
+        The first has the tilted planes.
     plan : TrainingPlan
     training : Training
     quiet : bool
         Whether to show nothing but errors.
     """
 
-    def __init__(self, files: Files, data: DataSet, plan: TrainingPlan, training: Training, *, quiet: bool) -> None:
+    def __init__(
+        self, files: Files, data: Sequence[DataSet], plan: TrainingPlan, training: Training, *, quiet: bool
+    ) -> None:
         from reconstruction.basis import emission_basis
 
         self._files, self._data, self._plan, self._training, self._quiet = files, data, plan, training, quiet
@@ -218,7 +233,7 @@ class Fit:
         from reconstruction.checkpoint import save_checkpoint
 
         with _written(self._files.checkpoint):
-            save_checkpoint(self._files.checkpoint, self._training, self._plan, self._basis, self._data.words())
+            save_checkpoint(self._files.checkpoint, self._training, self._plan, self._basis, _words_of(self._data))
 
     def run(self) -> None:
         """Read the data and fit; Ctrl-C leaves with exit code 130 once the checkpoint is written."""
@@ -228,8 +243,10 @@ class Fit:
         fresh = self._training.step == 0
         with _bar("reading", self._quiet) as show:
             try:
-                self._law = fit_local_law(self._data.folder, self._basis)
-                self._samples = load_samples(self._data.folder, self._law, self._basis, show)
+                self._law = fit_local_law(self._data[0].folder, self._basis)
+                self._samples = [
+                    sample for data in self._data for sample in load_samples(data.folder, self._law, self._basis, show)
+                ]
             except BaseException:
                 if fresh:  # nothing to go on from
                     self._files.checkpoint.unlink(missing_ok=True)
@@ -339,12 +356,27 @@ def _bar(words: str, quiet: bool) -> Iterator[Show]:
 
 
 def _commands(
-    data: DataSet, files: Files, plan: TrainingPlan, resume: bool, start: Path | None = None
+    data: Sequence[DataSet], files: Files, plan: TrainingPlan, resume: bool, start: Path | None = None
 ) -> dict[str, str]:
     """Return the command lines that make the data and the weights; folders go by their names alone."""
-    name = data.folder.resolve().name
+    from shlex import join
+
+    first, *others = (each.folder.resolve().name for each in data)
+    fitted = ["rilievo", "train", first, "-o", files.weights.name, "--minutes", f"{plan.minutes:g}",
+              "--seed", str(plan.seed)]  # fmt: skip
+    fitted += [word for name in others for word in ("--with", name)]
+    fitted += [word for family in plan.held_out or ("none",) for word in ("--hold-out", family)]
+    fitted += ["--start", start.name] if start else []
+    fitted += ["--resume"] if resume else []
+    drawn = [join(_drawing(each, tilts=index == 0)) for index, each in enumerate(data)]
+    return {"data": " && ".join(drawn), "weights": join(fitted)}
+
+
+def _drawing(data: DataSet, *, tilts: bool) -> list[str]:
+    """Return the words of the command that draws a data set."""
     drawn = data.plan
-    words = ["rilievo", "simulate", "dataset", name, "--tilts", "--samples", str(len(data.families))]
+    words = ["rilievo", "simulate", "dataset", data.folder.resolve().name, *(["--tilts"] if tilts else []),
+             "--samples", str(len(data.families))]  # fmt: skip
     single = (("--seed", "seed"), ("--pixels", "pixels"), ("--electrons-per-pixel", "electrons"),
               ("--finest", "finest"), ("--coarsest", "coarsest"), ("--layered", "layered"))  # fmt: skip
     for option, key in single:
@@ -353,14 +385,7 @@ def _commands(
     words += [word for energy in drawn["energies"] for word in ("--energy", f"{energy:g} keV")]
     for option, key in (("--material", "materials"), ("--family", "families")):
         words += [word for each in drawn[key] for word in (option, str(each))]
-    fitted = ["rilievo", "train", name, "-o", files.weights.name, "--minutes", f"{plan.minutes:g}",
-              "--seed", str(plan.seed)]  # fmt: skip
-    fitted += [word for family in plan.held_out or ("none",) for word in ("--hold-out", family)]
-    fitted += ["--start", start.name] if start else []
-    fitted += ["--resume"] if resume else []
-    from shlex import join
-
-    return {"data": join(words), "weights": join(fitted)}
+    return words
 
 
 def _quantity(value: float | None, unit: str) -> dict[str, Any]:

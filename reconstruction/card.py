@@ -70,13 +70,34 @@ class DataSet:
         return {"name": self.folder.resolve().name, "samples": len(self.families), "plan": self.plan}
 
 
-def read_data_set(folder: Path) -> DataSet:
+def read_data_sets(folder: Path, further: Sequence[Path]) -> tuple[DataSet, ...]:
+    """Read what data sets are that are trained with together: the first has the tilted planes for all.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_data_set`; also for samples of different sizes, or one folder twice.
+    """
+    first = read_data_set(folder)
+    others = [read_data_set(each, planes=False) for each in further]
+    for each in others:
+        if each.plan["pixels"] != first.plan["pixels"]:
+            raise InputError(
+                f"{each.folder} holds samples of {each.plan['pixels']} pixels, {folder} of {first.plan['pixels']}; "
+                "expected the same in all data sets"
+            )
+    if len({each.folder.resolve() for each in (first, *others)}) <= len(others):
+        raise InputError("a data set was given twice; name each once", "--with")
+    return first, *others
+
+
+def read_data_set(folder: Path, *, planes: bool = True) -> DataSet:
     """Read what a data set is, and whether it can be trained with.
 
     Raises
     ------
     InputError
-        For a folder that is missing or no data set, or that lacks samples or tilted planes.
+        For a folder that is missing or no data set, or that lacks samples or, where ``planes`` are wanted, tilted ones.
     """
     if not folder.is_dir():
         raise InputError(
@@ -89,11 +110,11 @@ def read_data_set(folder: Path) -> DataSet:
     numbers = _numbers(folder, "sample")
     if not numbers:
         raise InputError(f"{folder} holds no samples; add some with: rilievo simulate dataset {folder} --time '30 min'")
-    planes = len(_numbers(folder, "tilt"))
-    if not planes:
+    tilted = len(_numbers(folder, "tilt"))
+    if planes and not tilted:
         raise InputError(f"{folder} holds no tilted planes; add them with: rilievo simulate dataset {folder} --tilts")
     families = plan["families"]
-    return DataSet(folder, plan, physics, tuple(families[number % len(families)] for number in numbers), planes)
+    return DataSet(folder, plan, physics, tuple(families[number % len(families)] for number in numbers), tilted)
 
 
 def _description(path: Path) -> tuple[dict[str, Any], str]:
@@ -210,7 +231,7 @@ def _number(value: float) -> float | None:
 
 
 def build_card(
-    data: DataSet,
+    data: Sequence[DataSet],
     samples: Sequence[Sample],
     training: Training,
     plan: TrainingPlan,
@@ -222,7 +243,8 @@ def build_card(
 
     Parameters
     ----------
-    data : DataSet
+    data : sequence of DataSet
+        The first has the tilted planes.
     samples : sequence of Sample
         All of them, those held out as well.
     training : Training
@@ -265,15 +287,16 @@ def _program() -> str:
         return "rilievo"
 
 
-def _data_words(data: DataSet, samples: Sequence[Sample], kept: Sequence[Sample]) -> dict[str, Any]:
+def _data_words(data: Sequence[DataSet], samples: Sequence[Sample], kept: Sequence[Sample]) -> dict[str, Any]:
+    first, *others = data
     sizes = [_pixel(sample) for sample in kept]
     return {
-        "name": data.folder.resolve().name,
+        "name": first.folder.resolve().name,
         "samples": len(samples),
         "trained_on": len(kept),
         "held_out": len(samples) - len(kept),
-        "tilted_planes": data.planes,
-        "electrons": data.electrons,
+        "tilted_planes": first.planes,
+        "electrons": sum(each.electrons for each in data),
         "energies_keV": sorted({_energy(sample) for sample in samples}),
         "families": dict(Counter(sample.family for sample in samples)),
         "materials": _materials(samples),
@@ -281,8 +304,9 @@ def _data_words(data: DataSet, samples: Sequence[Sample], kept: Sequence[Sample]
             bool((sample.oxide > 0).any()) for sample in samples if not sample.conditions[0].oxide
         ),
         "pixel_sizes_in_ranges": [min(sizes), max(sizes)],
-        "physics": data.physics,
-        "plan": data.plan,
+        "physics": first.physics,
+        "plan": first.plan,
+        "further": [each.words() for each in others],
     }
 
 

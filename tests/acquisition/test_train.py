@@ -134,6 +134,26 @@ def test_the_commands_of_the_card_make_the_same_again(folder, tmp_path):
     assert said["figures"] is None
 
 
+def test_further_data_sets_are_trained_with_and_told(folder, tmp_path):
+    finer = tmp_path / "finer"
+    drawn = ["--samples", "2", "--pixels", "32", "--electrons-per-pixel", "10", "--energy", "3 keV", "--finest", "0.05"]
+    words = ["simulate", "dataset", str(finer), *drawn, "--coarsest", "0.06", "--family", "islands", "--json"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    told = run(folder, "--with", finer, "-o", tmp_path / "w.safetensors", "--minutes", "0.3")["card"]
+    assert (told["data"]["samples"], told["data"]["electrons"]) == (6, 4 * 20 * 32**2 + 2 * 10 * 32**2)
+    assert told["data"]["families"] == {"facets": 2, "caps": 2, "islands": 2}
+    assert [each["name"] for each in told["data"]["further"]] == ["finer"]
+    first, second = told["commands"]["data"].split(" && ")
+    assert "dataset tiny --tilts " in first
+    assert "dataset finer --samples 2 " in second
+    assert "train tiny " in told["commands"]["weights"]
+    assert " --with finer " in told["commands"]["weights"]
+    assert "a data set was given twice" in str(refuse(folder, "--with", folder, "-o", tmp_path / "x.safetensors"))
+    plan = (finer / "dataset.json").read_text().replace('"pixels": 32', '"pixels": 64')
+    (finer / "dataset.json").write_text(plan)
+    assert "samples of 64 pixels" in str(refuse(folder, "--with", finer, "-o", tmp_path / "x.safetensors"))
+
+
 def test_figures_for_people(folder, tmp_path):
     words = ["train", str(folder), "-o", str(tmp_path / "m.safetensors"), "--time", "72 s", "--hold-out", "facets"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)

@@ -437,7 +437,7 @@ def test_the_card_says_where_the_model_is_valid(folder, samples, law, tmp_path):
     assert sum(part["samples"] for part in figures["by_pixel_size"]) == 2
     # A network that learned nothing is the local law.
     assert figures["model_error"] == pytest.approx(figures["local_error"])
-    card = build_card(data, samples, begun, STEPS, figures, {"data": "a", "weights": "b"}, "2024-05-01T00:00:00Z")
+    card = build_card([data], samples, begun, STEPS, figures, {"data": "a", "weights": "b"}, "2024-05-01T00:00:00Z")
     kept = [sample for sample in samples if sample.family == "facets"]
     assert card["limits"] == limits(kept)
     assert card["limits"]["pixel size"] == [
