@@ -308,7 +308,7 @@ class Fit:
         card = build_card(self._data, self._samples, self._training, self._plan, figures, commands, created)
         if notes:
             card["notes"] = notes
-        model = VisionFieldTransformer(self._training.averaged, self._law, self._basis, card)
+        model = VisionFieldTransformer(self._training.result, self._law, self._basis, card)
         files = self._files
         with _written(files.weights):
             save_model(files.weights, model)

@@ -181,7 +181,7 @@ def held_out_figures(
     plan: TrainingPlan,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Return how far the averaged network is from surfaces that took no part; None where there are none.
+    """Return how far the fitted network is from surfaces that took no part; None where there are none.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def held_out_figures(
     for index, (kind, where, chosen) in enumerate(groups):
         if progress is not None:
             progress(index / len(groups), "figures on held-out surfaces")
-        figures = {name: _number(value) for name, value in evaluate(training.averaged, chosen, law, basis).items()}
+        figures = {name: _number(value) for name, value in evaluate(training.result, chosen, law, basis).items()}
         figures["samples"] = len(chosen)
         if kind == "all":
             found |= figures

@@ -1,13 +1,14 @@
 """Checkpoints of a fit: all that it needs to go on exactly where it stopped.
 
-One safetensors file, written whole or not at all: the network, its average and the optimiser's state as tensors;
-as JSON in the file's metadata ``format``, ``version``, ``architecture``, ``basis``, the ``plan``, the ``state`` (steps,
-seconds, learning curve), and ``data``, which is what the fit was given.
+One safetensors file, written whole or not at all: the network, its average, the best average and the optimiser's state
+as tensors; as JSON in the file's metadata ``format``, ``version``, ``architecture``, ``basis``, the ``plan``, the
+``state`` (steps, seconds, learning curve), and ``data``, which is what the fit was given.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +24,8 @@ from reconstruction.training import Training, TrainingPlan, start_training
 from reconstruction.vft import Architecture
 from reconstruction.weights import write_whole
 
-FORMAT, VERSION = "rilievo training", 1
+FORMAT, VERSION = "rilievo training", 2
+NETWORKS = ("network", "averaged", "best")
 
 
 @dataclass(slots=True)
@@ -73,7 +75,8 @@ def save_checkpoint(
             "stays as it is. Data with more electrons to each pixel, or another seed, may help"
         )
     tensors, scalars = _optimiser_state(training.optimiser)
-    for prefix, network in (("network", training.network), ("averaged", training.averaged)):
+    for prefix in NETWORKS:
+        network = getattr(training, prefix)
         tensors |= {f"{prefix}.{name}": value for name, value in network.state_dict().items()}
     words = {
         "format": FORMAT,
@@ -86,6 +89,7 @@ def save_checkpoint(
                 "step": training.step,
                 "seconds": training.seconds,
                 "curve": training.curve,
+                "best_loss": training.best_loss if math.isfinite(training.best_loss) else None,
                 "optimiser": scalars,
             }
         ),
@@ -183,8 +187,9 @@ def _assembled(
     plan = TrainingPlan(**{**kept, "held_out": tuple(kept["held_out"])})
     state = json.loads(words["state"])
     training = start_training(architecture, plan, basis)
-    for prefix, network in (("network.", training.network), ("averaged.", training.averaged)):
-        network.load_state_dict(
+    for network in NETWORKS:
+        prefix = f"{network}."
+        getattr(training, network).load_state_dict(
             {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         )
     entries: dict[int, dict[str, Any]] = {}
@@ -195,6 +200,7 @@ def _assembled(
     training.optimiser.load_state_dict(
         {"state": entries, "param_groups": training.optimiser.state_dict()["param_groups"]}
     )
+    training.best_loss = math.inf if state["best_loss"] is None else float(state["best_loss"])
     training.step, training.seconds = int(state["step"]), float(state["seconds"])
     training.curve = [{str(name): float(value) for name, value in point.items()} for point in state["curve"]]
     return Checkpoint(training, plan, json.loads(words["data"]))

@@ -31,6 +31,8 @@ THRESHOLDS = (0.0, 0.07, 0.14, 0.2, 0.3, 0.45, 0.65)
 """Of the diode, over the beam's energy, that training draws from."""
 OXIDE_DEPTH = 0.12
 """Thickness of Cu2O, in electron ranges of the substrate, at which 63 % of the signal is the oxide's."""
+LOOKED_AT = 96
+"""Held-out surfaces, at the most, that are looked at every minute."""
 STEEPEST_FIT = math.radians(75)
 """Planes tilted by more do not enter the local law."""
 Progress = Callable[[float, str], None]
@@ -199,6 +201,9 @@ class TrainingPlan:
     seed : int
     average : float
         Decay of the exponential average of the weights, per step.
+    floor : float
+        Last learning rate over the highest. Where it falls to nothing, the electrons' noise is learned by heart: the
+        held-out surfaces were met best at half the highest rate.
     """
 
     minutes: float = 45.0
@@ -207,18 +212,36 @@ class TrainingPlan:
     held_out: tuple[str, ...] = ("caps",)
     seed: int = 0
     average: float = 0.999
+    floor: float = 0.5
 
 
 @dataclass(slots=True)
 class Training:
-    """A fit under way: what a checkpoint keeps."""
+    """A fit under way: what a checkpoint keeps.
+
+    Attributes
+    ----------
+    network, averaged : Network
+        As it is now, and its exponential average.
+    best : Network
+        The average at the moment when it met the held-out surfaces best.
+    best_loss : float
+        Of the held-out surfaces then; infinite before the first look at them.
+    """
 
     network: Network
     averaged: Network
+    best: Network
     optimiser: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = math.inf
+
+    @property
+    def result(self) -> Network:
+        """What the fit gives: the best average, or, where no surfaces are held out, the last."""
+        return self.best if math.isfinite(self.best_loss) else self.averaged
 
 
 def batches(samples: list[Sample], plan: TrainingPlan, basis: EmissionBasis, start: int) -> Iterator[tuple[Any, ...]]:
@@ -271,10 +294,11 @@ def start_training(architecture: Architecture, plan: TrainingPlan, basis: Emissi
     """Return a fit that has not begun."""
     torch.manual_seed(plan.seed)
     network = Network(architecture, len(basis))
-    averaged = Network(architecture, len(basis))
-    averaged.load_state_dict(network.state_dict())
+    averaged, best = (Network(architecture, len(basis)) for _ in range(2))
+    for copy in (averaged, best):
+        copy.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=1e-3, betas=(0.9, 0.99))
-    return Training(network, averaged, optimiser)
+    return Training(network, averaged, best, optimiser)
 
 
 def start_from(training: Training, model: VisionFieldTransformer) -> None:
@@ -286,7 +310,7 @@ def start_from(training: Training, model: VisionFieldTransformer) -> None:
         For a model of another architecture.
     """
     try:
-        for network in (training.network, training.averaged):
+        for network in (training.network, training.averaged, training.best):
             network.load_state_dict(model.network.state_dict())
     except RuntimeError:
         raise InputError("the weights to begin with belong to another architecture; start without them") from None
@@ -327,7 +351,8 @@ def fit(
             break
         warm = min(1.0, (training.step + 1) / 200)
         for group in training.optimiser.param_groups:
-            group["lr"] = plan.rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+            falling = 0.5 * (1 + math.cos(math.pi * share))
+            group["lr"] = plan.rate * warm * (plan.floor + (1 - plan.floor) * falling)
         found = predict(training.network, law, basis, z, oxide, conditions)
         loss = ((found - target) ** 2 / variance[:, :, None, None]).mean()
         training.optimiser.zero_grad()
@@ -341,7 +366,8 @@ def fit(
         if training.seconds - looked > 60:
             looked = training.seconds
             figures = {"minutes": training.seconds / 60, "step": training.step, "loss": float(np.mean(losses))}
-            figures |= evaluate(training.averaged, held, law, basis, 24) if held else {}
+            figures |= evaluate(training.averaged, held, law, basis, LOOKED_AT) if held else {}
+            _keep_best(training, figures)
             training.curve.append(figures)
             losses = []
             if progress is not None:
@@ -352,6 +378,13 @@ def fit(
             checkpoint(training)
     if checkpoint is not None:
         checkpoint(training)
+
+
+def _keep_best(training: Training, figures: dict[str, float]) -> None:
+    """Note the averaged weights where no earlier ones met the held-out surfaces as well."""
+    if figures.get("held_out_loss", math.inf) < training.best_loss:
+        training.best_loss = figures["held_out_loss"]
+        training.best.load_state_dict(training.averaged.state_dict())
 
 
 def _average(training: Training, decay: float) -> None:

@@ -93,7 +93,9 @@ def ticking(monkeypatch):
 
 
 def weights(training) -> torch.Tensor:
-    return torch.cat([p.detach().ravel() for net in (training.network, training.averaged) for p in net.parameters()])
+    return torch.cat(
+        [p.detach().ravel() for net in (training.network, training.averaged, training.best) for p in net.parameters()]
+    )
 
 
 # -- data
@@ -206,10 +208,27 @@ def taught(law, samples) -> list[Sample]:
     return found
 
 
+def test_the_weights_that_met_the_held_out_surfaces_best_are_kept(tmp_path):
+    def weights(network):
+        return float(next(network.parameters()).flatten()[0])
+
+    begun = start_training(SMALL, STEPS, BASIS)
+    assert begun.result is begun.averaged
+    for value, loss in ((1.0, 1.3), (2.0, 1.1), (3.0, 1.2)):
+        with torch.no_grad():
+            next(begun.averaged.parameters()).fill_(value)
+        module._keep_best(begun, {"held_out_loss": loss})
+    module._keep_best(begun, {"loss": 0.5})  # nothing was held out: nothing is known
+    assert (weights(begun.result), weights(begun.averaged), begun.best_loss) == (2.0, 3.0, 1.1)
+    save_checkpoint(tmp_path / "c", begun, STEPS, BASIS, {})
+    again = load_checkpoint(tmp_path / "c", SMALL, BASIS).training
+    assert (weights(again.result), weights(again.averaged), again.best_loss) == (2.0, 3.0, 1.1)
+
+
 def test_the_loss_falls(taught, law, monkeypatch):
     slow = count(step=2.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(slow)))
-    plan = replace(STEPS, minutes=64 / 60, batch=2, held_out=(), rate=0.05)
+    plan = replace(STEPS, minutes=64 / 60, batch=2, held_out=(), rate=0.05, floor=0.0)
     begun = start_training(SMALL, plan, BASIS)
     before = evaluate(begun.network, taught, law, BASIS)
     told, saved = [], []
