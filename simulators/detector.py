@@ -105,9 +105,9 @@ class Diode:
     amplifiers: list[Amplifier]
     noise: Stream
     glow: float = 1.2e7
-    exact_below: float = 30.0
+    exact_below: float = 20.0
     """Electrons in a pixel below which Poisson's law itself is drawn. Above, its first three cumulants are kept
-    (Cornish and Fisher's expansion of a Gaussian); what is left of the fourth, the excess 1/30, is not."""
+    (Cornish and Fisher's expansion of a Gaussian); the fourth, an excess of 1/20 at the most, is not."""
 
     def glowing(self, temperature: float) -> float:
         """Return what a stage at ``temperature`` (K) shines into a segment, keV/s.
@@ -146,22 +146,23 @@ class Diode:
             channel = amplifier.true(time)
             assert channel.gain is not None and channel.offset is not None  # noqa: S101, PT018
             glow = light * amplifier.glow_share
-            noise = generator.standard_normal(energy.shape[1:], dtype=np.float32)
-            expected = energy[index]
+            normal = generator.standard_normal(energy.shape[1:], dtype=np.float32)
+            expected = np.maximum(energy[index], np.float32(0))
             single = np.float32(channel.gain * deposit)  # ADU of one electron
-            quiet = (amplifier.read_noise * amplifier.noise_error) ** 2 + channel.gain**2 * PAIR_ENERGY * glow
-            if float(expected.min()) > self.exact_below * deposit:
-                signal = np.float32(channel.gain) * expected
+            quiet = np.float32(
+                (amplifier.read_noise * amplifier.noise_error) ** 2 + channel.gain**2 * PAIR_ENERGY * glow
+            )
+            signal = np.float32(channel.gain) * expected
+            few = expected <= np.float32(self.exact_below * deposit)
+            if not few.all():
                 shot = single * signal
-                variance = shot + np.float32(quiet)
+                variance = np.maximum(shot + quiet, np.float32(1e-30))
                 # The third cumulant of the electrons' noise is the second times what one of them gives.
-                skewed = single / np.float32(6) * (shot / variance) * (noise * noise - np.float32(1))
-                noise *= np.sqrt(variance)
-                noise += skewed
-            else:
-                signal = single * generator.poisson(np.maximum(expected, 0.0) / np.float32(deposit)).astype(np.float32)
-                noise *= np.float32(math.sqrt(quiet))
-            signal += noise
+                signal += single / np.float32(6) * (shot / variance) * (normal * normal - np.float32(1))
+                signal += normal * np.sqrt(variance)
+            if few.any():
+                electrons = generator.poisson(expected[few] / np.float32(deposit)).astype(np.float32)
+                signal[few] = single * electrons + np.sqrt(quiet) * normal[few]
             signal += np.float32(channel.offset + channel.gain * glow)
             counts[index] = np.clip(np.rint(signal, out=signal), 0, channel.saturation)
         return counts
