@@ -26,9 +26,11 @@ from reconstruction.spectral import cosine_transform, inverse_cosine_transform
 OCTAVE = math.log(2.0)
 WAVES = 0.35
 """Standard deviation of the window in which a band's power is judged, in its wavelengths."""
-MODEL_SHARE, COARSE, MOST_SHARE = 0.03, 0.1, 0.1
+MODEL_SHARE, COARSE, MOST_SHARE = 0.02, 0.1, 0.1
 """Error of the surrogate over the amplitude of each band, where pixels are coarser than so many electron ranges; the
 most that it is taken for elsewhere (:func:`model_share`)."""
+LEAST_TOLD = 0.1
+"""Error on a card below which its few samples cannot tell one from another."""
 COARSER = 4.0
 """Standard deviation, in steps of its grid, of a window that is worked out on a coarser one."""
 Floats = NDArray[np.float64]
@@ -135,9 +137,7 @@ def model_share(card: Mapping[str, Any], pixel: float) -> float:
     def at(size: float) -> float:
         return max(next(group[0] for group in reversed(groups) if group[2] <= size or group is groups[0]), 0.0)
 
-    coarse = at(COARSE)
-    if coarse == 0.0:
-        return MODEL_SHARE
+    coarse = max(at(COARSE), LEAST_TOLD**2)
     return min(MODEL_SHARE * max(math.sqrt(at(pixel) / coarse), 1.0), MOST_SHARE)
 
 
