@@ -256,7 +256,7 @@ def begin(
     ------
     DiskFull
         Where the disk has not the room that the plan foretells.
-    RunError
+    Owned
         Where another run, or its guard, holds the hardware.
     """
     from acquisition.ownership import Ownership

@@ -102,7 +102,10 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    ticks = [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    # Far from zero the quotients' rounding reaches beyond a narrow range.
+    near = 1e-6 * (high - low)
+    return [tick for tick in ticks if low - near <= tick <= high + near]
 
 
 def time_ticks(start: datetime, span: tuple[float, float], count: int) -> list[tuple[float, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from acquisition import adaptive
@@ -38,19 +38,15 @@ from acquisition.beam_check import beam_is_back, check_beam
 from acquisition.cleanup import ATTEMPTS, PAUSE, clean_up
 from acquisition.drift import correct_drift
 from acquisition.exposing import Exposing, Series
-from acquisition.feed import LiveFeed
 from acquisition.focusing import autofocus, stigmation
 from acquisition.hands import Hands, Result
-from acquisition.ledger import Ledger
 from acquisition.progress import Outcome
 from acquisition.requests import SafeRequest, StopRequest
 from acquisition.resumption import Resumption
 from acquisition.states import IN_ORDER, State
-from acquisition.store import Store
 from acquisition.timing import Timing
 from acquisition.waiting import POLL
-from acquisition.watchdog import Pace, Watchdog
-from drivers.contract import Instrument
+from acquisition.watchdog import Pace
 from drivers.errors import BeamLost, DatabaseError, DeviceError, DoseError, RilievoError, RunError, StoreError
 from drivers.frame import Frame
 from drivers.units import quantity, si
@@ -60,45 +56,21 @@ SETTLE = 60.0
 
 
 class Engine(Exposing):
-    """Plays the actions of one run.
+    """Plays the actions of one run. Parameters are those of :class:`acquisition.exposing.Exposing`."""
 
-    Parameters
-    ----------
-    instrument : Instrument
-    log : Ledger
-    store : Store
-    run_id : str
-        Of a run that the log knows.
-    feed : LiveFeed, optional
-        Where frames go for their heights.
-    heights : callable, optional
-        From a frame's number to the file for its heights; needed with ``feed``.
-    watchdog : Watchdog, optional
-        Is told what each action should take, and when it moves on.
-    dose_limit : float, optional, C/m²
-        What every area may have; the recipe's ``limits.dose``.
-    """
+    _taken: tuple[Frame, ...] = ()
+    """Frames that the present action has kept, where it takes several."""
+    _action: Action | None = None
+    _outcome: tuple[int, datetime, str, str, Result | None] | None = None
+    """Of the last action, until the journal has it: index, time, state, message, result."""
 
-    def __init__(
-        self,
-        instrument: Instrument,
-        log: Ledger,
-        store: Store,
-        run_id: str,
-        *,
-        feed: LiveFeed | None = None,
-        heights: Callable[[int], Path] | None = None,
-        watchdog: Watchdog | None = None,
-        dose_limit: float | None = None,
-    ) -> None:
-        super().__init__(
-            instrument, log, store, run_id, feed=feed, heights=heights, watchdog=watchdog, dose_limit=dose_limit
-        )
-        self._pace = Pace(Timing.of(instrument))
-        self._taken: list[Frame] = []
-        self._action: Action | None = None
-        self._outcome: tuple[int, datetime, str, str, Result | None] | None = None
-        self._handlers: dict[type[Any], Callable[[Any], Result | None]] = {
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(Timing.of(self._instrument))
+
+    @cached_property
+    def _handlers(self) -> dict[type[Any], Callable[[Any], Result | None]]:
+        return {
             Configure: self._configure,
             SetGas: self._set_gas,
             Ramp: self._ramp,
@@ -208,7 +180,7 @@ class Engine(Exposing):
             raise StopRequest(resumption.stop)
         self._scan = resumption.scan
         self._darks = [self._store.read(stored.path) for stored in resumption.darks]
-        self._taken = [self._store.read(stored.path) for stored in resumption.taken]
+        self._taken = tuple(self._store.read(stored.path) for stored in resumption.taken)
         self._retry("restoring the instrument", lambda: resumption.restore(self))
         self._retry("coming back from an adjustment", self.hands.come_home)
         self._waited = resumption.waited
@@ -386,8 +358,8 @@ class Engine(Exposing):
             self._obey()
             frame = self.expose(beam=False)
             self.keep(frame)
-            self._taken.append(frame)
-        self._darks, self._taken = self._taken, []
+            self._taken = (*self._taken, frame)
+        self._darks, self._taken = list(self._taken), ()
 
     def _due(self, action: Acquire) -> bool:
         """Wait for a frame's moment in its series; return False where the series has ended before it."""

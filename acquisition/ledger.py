@@ -31,7 +31,7 @@ from drivers.clock import Clock, RealClock
 from drivers.errors import DatabaseError, InputError, RilievoError, RunError, StoreError
 
 if TYPE_CHECKING:
-    from acquisition.actions import Action
+    pass
 
 WAITING = 20_000
 """Transactions that wait in memory at the most."""
@@ -316,15 +316,6 @@ def _by_session(lines: Sequence[Line]) -> list[list[Line]]:
 
 def _readings_only(line: Line) -> bool:
     return all(entry.verb == "readings" for entry in line.entries)
-
-
-def irreversible(action: Action) -> bool:
-    """Return whether an action moves heater or gas: then its intent has to survive a power cut before it begins."""
-    from acquisition.actions import Ramp, Set, SetGas
-
-    if isinstance(action, Set):
-        return action.parameter.startswith(("heater.", "gas.", "gases."))
-    return isinstance(action, SetGas | Ramp)
 
 
 def check(log: Log, store: Store, run_id: str) -> Disagreement:

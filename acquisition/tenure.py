@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from acquisition.guard import on_duty
 from acquisition.guard_files import STATE
-from acquisition.ownership import Ownership
+from acquisition.ownership import Owned, Ownership
 from acquisition.states import IN_ORDER, State
 from drivers.errors import RilievoError, RunError
 
@@ -21,7 +21,7 @@ def take_hardware(laboratory: Laboratory, name: str, run_id: str = "") -> Owners
 
     Raises
     ------
-    RunError
+    Owned
         Where another run holds it, or the guard of a run other than ``run_id`` may yet touch it.
     """
     owned = Ownership.take(laboratory.folder, f"instrument {name}")
@@ -33,7 +33,7 @@ def take_hardware(laboratory: Laboratory, name: str, run_id: str = "") -> Owners
                 and path.parent.name != run_id
                 and _instrument_of(laboratory, path.parent.name) == name
             ):
-                raise RunError(
+                raise Owned(
                     f"the guard of run {path.parent.name}, process {guard['guard']['pid']}, has not yet seen {name} in "
                     "its safe state, and will act on it. Resume that run, or wait; if you have seen for yourself that "
                     "all is safe, end the guard's process"

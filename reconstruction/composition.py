@@ -99,11 +99,16 @@ class _Knowledge:
 
     def levels(self, means: Floats, precisions: Floats, bright: float) -> tuple[float, float]:
         """Return the most likely levels, dark and bright, where the populations alone have these means."""
-        tie = 1 / (self.ratio_sigma * bright) ** 2
-        hold = 0.0 if self.level is None else 1 / (LEVEL_TOLERANCE * self.level) ** 2
-        matrix = np.diag(precisions + np.array([0.0, hold])) + tie * np.outer([1, -self.ratio], [1, -self.ratio])
-        found = np.linalg.solve(matrix, precisions * means + np.array([0.0, hold * (self.level or 0.0)]))
-        return float(found[0]), float(found[1])
+        tie, ratio, level = 1 / (self.ratio_sigma * bright) ** 2, self.ratio, self.level or 0.0
+        hold = 0.0 if self.level is None else 1 / (LEVEL_TOLERANCE * level) ** 2
+        dark, copper = float(precisions[0]), float(precisions[1]) + hold
+        pulls = dark * float(means[0]), float(precisions[1] * means[1]) + hold * level
+        # Two equations, by Cramer's rule: no term is negative, nothing cancels.
+        whole = dark * copper + tie * (copper + dark * ratio**2)
+        return (
+            ((copper + tie * ratio**2) * pulls[0] + tie * ratio * pulls[1]) / whole,
+            ((dark + tie) * pulls[1] + tie * ratio * pulls[0]) / whole,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,13 @@ def chosen_pixels(pixels: int) -> Tensor:
 
 
 def estimate_nuisances(
-    forward: Forward, observed: Observation, emitted: Emitted | Tensor, beliefs: Beliefs, rounds: int = 3
+    forward: Forward,
+    observed: Observation,
+    emitted: Emitted | Tensor,
+    beliefs: Beliefs,
+    rounds: int = 3,
+    *,
+    least_noise: float = 0.0,
 ) -> Estimate:
     """Return the nuisances of greatest posterior probability for what the surface emits, by Gauss–Newton.
 
@@ -147,17 +153,20 @@ def estimate_nuisances(
     emitted : Emitted, or (K, H, W) tensor
     beliefs : Beliefs
     rounds : int
+    least_noise : float
+        Of a pixel's signal, below which more electrons tell the numbers no better.
     """
     numbers = _Numbers(len(forward.live))
     x = torch.zeros(numbers.total, dtype=torch.float64)
     prior = _prior(numbers, beliefs)
     precision, levels = prior, observed.signals.mean(dim=(1, 2)).double()
+    least = (least_noise * levels)[:, None] ** 2
     pixels = _Pixels.of(forward, observed, emitted if isinstance(emitted, Emitted) else Emitted.of(emitted))
     for _ in range(rounds):
         columns, expected = _columns(forward, pixels, x, numbers, levels)
         variances = observed.variances(expected[..., None].float())[..., 0].double()
         scaled = (pixels.signals - expected).abs() / variances.sqrt()
-        weight = pixels.weight / variances * (KNEE / scaled.clamp(min=KNEE))
+        weight = pixels.weight / torch.maximum(variances, least) * (KNEE / scaled.clamp(min=KNEE))
         weighted = (columns * weight).flatten(1)
         precision = prior + weighted @ columns.flatten(1).T / TRUST
         pull = weighted @ (pixels.signals - expected).flatten() / TRUST
