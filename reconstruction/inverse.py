@@ -335,6 +335,7 @@ def _assembled(
 ) -> Reconstruction:
     import torch
 
+    from reconstruction.creases import sampled_variance
     from reconstruction.features import slopes
     from reconstruction.uncertainty import model_share, posterior
 
@@ -347,7 +348,9 @@ def _assembled(
     flags = (prepared.flags | (photometric.STEEP * steep)).astype(np.uint8)
     blind = torch.from_numpy((flags & (SATURATED | SHADOW)) > 0)
     share = model_share(prepared.forward.model.card, prepared.forward.condition.pixel)
-    doubt = posterior(flat, information, state.power, blind, share)
+    creases = solution.creases if solution is not None else None
+    drawn = None if creases is None else sampled_variance(creases, flat, information, state.power)
+    doubt = posterior(flat, information, state.power, blind, share, drawn)
     sigma = (doubt.sigma * pixel).astype(np.float32)
     estimate = solution.estimate if solution is not None else None
     if estimate is not None:
@@ -369,7 +372,7 @@ def _assembled(
         segments=_with_gains(prepared, estimate),
         law=None,
         figures=told,
-        assumptions=(*assumptions(frame, prepared, material, quality, estimate), defocus_note(frame, doubt)),
+        assumptions=(*assumptions(frame, prepared, material, quality, estimate, creases), defocus_note(frame, doubt)),
         frame=frame,
         quality=quality,
         brightness=brightness.astype(np.float32),

@@ -2,22 +2,26 @@
 
 Minimises, over heights and (where it is asked for) the share of oxide,
 
-    ½ Σ (signal − predicted)²/variance  +  ½ Σ_k |z(k)|²/P(k)  (+ the same of the oxide)
+    ½ Σ (signal − predicted)²/variance  −  log prior(heights)  (− the oxide's)
 
 by L-BFGS (:mod:`reconstruction.descent`) in the cosine modes' own metric: the posterior variance of the linear problem
 preconditions each step, so that some eight evaluations of the network suffice. The start is the Wiener inverse of
 straightened signals; between rounds the prior's strength and the nuisances are estimated again from the frame. Within
-a round the variances stand still, so that value and gradient are of one function.
+a round the variances stand still, so that value and gradient are of one function. The prior is one of waves
+(:mod:`reconstruction.prior`); where the frame is foretold better by faces and edges (:mod:`reconstruction.creases`),
+those take its place in the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from reconstruction.creases import Creases, Touching, choose_creases, posed, reweighted
 from reconstruction.descent import minimise
 from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.linear import Linear, linearise, matched_modes
@@ -45,10 +49,13 @@ class Effort:
         Most steps in each round; the prior and the nuisances are estimated between rounds.
     gain : float
         A round ends when a step gains less than this in the logarithm of the posterior, per thousand pixels.
+    sharpened : int
+        Steps with creases, where the frame prefers these to waves; none: it is not asked.
     """
 
     rounds: tuple[int, ...] = (5, 4)
     gain: float = 0.1
+    sharpened: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +95,8 @@ class Solution:
         Mean square of the residuals over their variance.
     evaluations : int
         Of the network, forwards and backwards.
+    creases : Creases or None
+        The prior that the heights were found with; None for that of waves.
     """
 
     state: State
@@ -97,6 +106,7 @@ class Solution:
     estimate: Estimate
     misfit: float
     evaluations: int
+    creases: Creases | None = None
 
 
 def solve(
@@ -134,22 +144,23 @@ def solve(
     linear = linearise(forward, problem.shape)
     flat = information = linear.information(observed)
     state = replace(start) if start else first_state(forward, observed, linear, information)
-    estimate, look = None, None
+    enough = work.gain * observed.weight.numel() / 1000
+    estimate, look, creases = None, None, None
     for number, most in enumerate(work.rounds):
         if progress is not None:
-            progress(number / len(work.rounds), f"round {number + 1}")
-        _descend(problem, state, information, most, work.gain * observed.weight.numel() / 1000, look)
-        emitted = problem.emission(state.z, state.oxide)
-        estimate = estimate_nuisances(forward, observed, emitted, beliefs, least_noise=ABSORBED)
-        state.nuisances = estimate.nuisances
-        # The next round begins with this look; the last one tells what the frame knows there.
-        look = problem.look(state.nuisances, state.z, state.oxide, noise=problem.noise(number))
-        assert look.echo is not None  # noqa: S101  noise was sent
-        information = rescaled(flat, cosine_transform(look.echo) ** 2)
-        if number < len(work.rounds) - 1:
+            progress(number / (len(work.rounds) + 1), f"round {number + 1}")
+        if number:
             state.power = evidence_power(cosine_transform(state.z), state.power, information)
+        _descend(problem, state, _waves(problem, state, information), most, enough, look)
+        estimate, look, information = _settle(problem, state, beliefs, flat, number)
     assert estimate is not None  # noqa: S101  there is one round at least
     assert look is not None  # noqa: S101
+    if work.sharpened:
+        if progress is not None:
+            progress(len(work.rounds) / (len(work.rounds) + 1), "edges")
+        creases = _sharpen(problem, state, information, look, work, enough)
+        if creases is not None:
+            estimate, look, information = _settle(problem, state, beliefs, flat, len(work.rounds))
     weight = observed.weight
     left = (look.predicted - observed.signals) ** 2 / observed.variances(look.predicted)
     return Solution(
@@ -160,7 +171,20 @@ def solve(
         estimate,
         float((left * weight).sum() / (weight.sum() * left.shape[0])),
         problem.evaluations,
+        creases,
     )
+
+
+def _settle(
+    problem: Problem, state: State, beliefs: Beliefs, flat: Tensor, number: int
+) -> tuple[Estimate, Look, Tensor]:
+    """Estimate the nuisances anew, and look from there: what is predicted, and what the frame knows of each mode."""
+    emitted = problem.emission(state.z, state.oxide)
+    estimate = estimate_nuisances(problem.forward, problem.observed, emitted, beliefs, least_noise=ABSORBED)
+    state.nuisances = estimate.nuisances
+    look = problem.look(state.nuisances, state.z, state.oxide, noise=problem.noise(number))
+    assert look.echo is not None  # noqa: S101  noise was sent
+    return estimate, look, rescaled(flat, cosine_transform(look.echo) ** 2)
 
 
 def first_state(forward: Forward, observed: Observation, linear: Linear, information: Tensor) -> State:
@@ -198,46 +222,86 @@ def corrected(problem: Problem, state: State, linear: Linear, information: Tenso
     return replace(state, z=state.z + step), predicted + linear.apply(step)
 
 
-def _descend(
-    problem: Problem, state: State, information: Tensor, most: int, enough: float, look: Look | None = None
-) -> None:
-    """Take up to so many steps of L-BFGS; changes the state's heights and oxide.
+class Prior(Protocol):
+    """What is believed of the fields, (1 or 2, H, W), as a parabola."""
+
+    def value(self, x: Tensor) -> tuple[float, Tensor]:
+        """Return −log prior and its gradient."""
+
+    def metric(self, gradient: Tensor) -> Tensor:
+        """Return the inverse curvature of the posterior, roughly, applied to a gradient."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waves:
+    """Independent cosine modes: of the heights, and of the oxide's share where it is sought.
+
+    Attributes
+    ----------
+    power, curvature : (1 or 2, H, W) tensors
+        Variance of each mode beforehand, and what it costs afterwards.
+    """
+
+    power: Tensor
+    curvature: Tensor
+
+    def value(self, x: Tensor) -> tuple[float, Tensor]:
+        """Return −log prior and its gradient."""
+        modes = cosine_transform(x)
+        return 0.5 * float((modes**2 / self.power).sum()), inverse_cosine_transform(modes / self.power)
+
+    def metric(self, gradient: Tensor) -> Tensor:
+        """Return the inverse curvature of the linear problem, applied to a gradient; no mean of the heights."""
+        modes = cosine_transform(gradient) / self.curvature
+        modes[0, 0, 0] = 0.0
+        return inverse_cosine_transform(modes)
+
+
+def _waves(problem: Problem, state: State, information: Tensor) -> Waves:
+    powers, told = [state.power], [information]
+    if problem.with_oxide:
+        powers.append(oxide_power(problem.shape, problem.forward.condition.pixel))
+        told.append(oxide_information(problem))
+    power = torch.stack(powers)
+    return Waves(power, torch.stack(told) + 1 / power)
+
+
+def _descend(problem: Problem, state: State, prior: Prior, most: int, enough: float, look: Look | None = None) -> None:
+    """Take up to so many steps of L-BFGS; changes the state's heights, and its oxide where the prior knows of it.
 
     The variances are those of the prediction that the round begins with (``look``): value and gradient are of one
     function, and where the rounds come to rest the variances are those of the prediction.
     """
-    fields = 2 if problem.with_oxide else 1
-    powers = [state.power]
-    metrics = [1 / (information + 1 / state.power)]
-    if problem.with_oxide:
-        powers.append(oxide_power(problem.shape, problem.forward.condition.pixel))
-        metrics.append(1 / (oxide_information(problem) + 1 / powers[1]))
-    metrics[0] = metrics[0].clone()
-    metrics[0][0, 0] = 0.0
     first = look or problem.look(state.nuisances, state.z, state.oxide)
     variances = problem.observed.variances(first.predicted)
+    fields = 2 if problem.with_oxide and isinstance(prior, Waves) else 1
 
     def with_prior(seen: Look, x: Tensor) -> tuple[float, Tensor]:
-        value, gradients = seen.value, [seen.gradient, seen.slope][:fields]
-        for index in range(fields):
-            modes = cosine_transform(x[index])
-            value += 0.5 * float((modes**2 / powers[index]).sum())
-            gradients[index] = gradients[index] + inverse_cosine_transform(modes / powers[index])
-        return value, torch.stack(gradients)
+        value, slope = prior.value(x)
+        return seen.value + value, torch.stack([seen.gradient, seen.slope][:fields]) + slope
 
     def cost(x: Tensor) -> tuple[float, Tensor]:
         return with_prior(problem.look(state.nuisances, x[0], x[1] if fields == 2 else state.oxide, variances), x)
 
-    def metric(g: Tensor) -> Tensor:
-        return torch.stack(
-            [inverse_cosine_transform(each * cosine_transform(part)) for each, part in zip(metrics, g, strict=True)]
-        )
-
     x = torch.stack([state.z, state.oxide][:fields])
-    x = minimise(cost, metric, x, most, enough, with_prior(first, x))
+    x = minimise(cost, prior.metric, x, most, enough, with_prior(first, x))
     state.z = x[0]
     if fields == 2:
         state.oxide = x[1]
+
+
+def _sharpen(
+    problem: Problem, state: State, information: Tensor, look: Look, effort: Effort, enough: float
+) -> Creases | None:
+    """Let creases take the place of waves where the frame says so; changes the state's heights, not its oxide."""
+    creases = choose_creases(state.z, look.gradient, information, state.power)
+    if creases is None:
+        return None
+    told, pull = posed(state.z, look.gradient, information)
+    state.z = reweighted(creases, state.z, told, pull, state.power)
+    for _ in range(effort.sharpened):
+        _descend(problem, state, Touching(state.power, told, creases.weights(state.z)), 1, enough)
+    return creases
 
 
 def oxide_power(shape: tuple[int, int], pixel: float) -> Tensor:

@@ -16,6 +16,7 @@ from reconstruction.metrology import Figure, root_mean_square_height
 from reconstruction.photometric import SKIRT_SCALE, Quality
 
 if TYPE_CHECKING:
+    from reconstruction.creases import Creases
     from reconstruction.inverse import Prepared
     from reconstruction.nuisances import Estimate
     from reconstruction.solve import Solution
@@ -104,7 +105,12 @@ def defocus_note(frame: Frame, doubt: Doubt) -> str:
 
 
 def assumptions(
-    frame: Frame, prepared: Prepared, material: str, quality: Quality, estimate: Estimate | None
+    frame: Frame,
+    prepared: Prepared,
+    material: str,
+    quality: Quality,
+    estimate: Estimate | None,
+    creases: Creases | None,
 ) -> tuple[str, ...]:
     """Return what the heights rest on, in sentences."""
     condition = prepared.forward.condition
@@ -125,6 +131,12 @@ def assumptions(
         "ratios of heights in one frame, and changes between frames of one night, are free of it"
     )
     said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
+    if creases is not None:
+        said.append(
+            "faces that meet in edges are taken to be likelier than waves, because heights from one half of this "
+            f"frame's noise foretell the other half better so (by {creases.gain:.0f} in the logarithm of the "
+            "probability): an edge that is gently rounded may come out sharper than it is"
+        )
     if material != LAYERED or quality == "fast":  # which does not seek the oxide
         said.append("the material is the same everywhere: a contrast of composition would pass for relief")
     missing = calibration.describe_missing(frame.geometry.names, prepared.signals.states)

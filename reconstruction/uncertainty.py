@@ -4,7 +4,8 @@ The posterior of the linear problem has in each cosine mode the variance M(k) = 
 the field it would be too large on flat ground and too small at edges, because the prior holds for the field as a whole.
 So the field is taken for stationary only locally: in bands of one octave, the power that the solution shows around a
 pixel rescales the prior there, and with it the variance. To that comes the surrogate's own error, a share of each
-band's local amplitude. Where nothing was measured (saturated, in shadow) the prior's full variance stands.
+band's local amplitude. Where nothing was measured (saturated, in shadow) the prior's full variance stands. A prior of
+creases knows faces from edges by itself: its posterior is drawn from, and that variance takes the bands' place.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MODEL_SHARE, COARSE, MOST_SHARE = 0.02, 0.1, 0.1
 most that it is taken for elsewhere (:func:`model_share`)."""
 LEAST_TOLD = 0.1
 """Error on a card below which its few samples cannot tell one from another."""
+DRAWN = 2.0
+"""Standard deviation in pixels of the window in which few samples are averaged."""
 COARSER = 4.0
 """Standard deviation, in steps of its grid, of a window that is worked out on a coarser one."""
 Floats = NDArray[np.float64]
@@ -57,7 +60,12 @@ class Doubt:
 
 
 def posterior(
-    z: Tensor, information: Tensor, power: Tensor, blind: Tensor | None = None, share: float = MODEL_SHARE
+    z: Tensor,
+    information: Tensor,
+    power: Tensor,
+    blind: Tensor | None = None,
+    share: float = MODEL_SHARE,
+    drawn: Tensor | None = None,
 ) -> Doubt:
     """Return the uncertainty of a solution, in pixels.
 
@@ -70,6 +78,9 @@ def posterior(
         True where nothing was measured.
     share : float
         Error of the surrogate over the amplitude.
+    drawn : (H, W) tensor, optional
+        Variance of each height, where the posterior was drawn from, as with creases
+        (:func:`reconstruction.creases.sampled_variance`).
     """
     shape = (z.shape[0], z.shape[1])
     ring = rings(shape)
@@ -82,12 +93,14 @@ def posterior(
     counts = ring.counts.copy()
     counts[ring.index[0, 1]] -= 1
     counts[ring.index[1, 0]] -= 1
-    variance, ratio = torch.zeros(shape), torch.ones(shape)
+    variance, ratio = torch.zeros(shape) if drawn is None else _around(drawn, DRAWN), torch.ones(shape)
     for weight, wavelength in _bands(ring):
         part = inverse_cosine_transform(torch.from_numpy(weight[ring.index]).float() * modes)
         local = _around(part**2, max(WAVES * wavelength, 0.7))
-        band, ratio = _band_variance(local, ratio, counts * weight**2 / z.numel(), told, believed)
-        variance += band + share**2 * local
+        variance += share**2 * local
+        if drawn is None:
+            band, ratio = _band_variance(local, ratio, counts * weight**2 / z.numel(), told, believed)
+            variance += band
     if blind is not None and bool(blind.any()):
         prior = float(power.double().flatten()[1:].sum()) / z.numel()
         dark = blur(blind.float()[None], (1.5,))[0].clamp(0, 1)
