@@ -43,7 +43,7 @@ LEAST_GAIN = 8.0
 """By so much, in the logarithm of a probability, creases must foretell better than waves."""
 TILE, TILES = 96, 2
 """Side of the parts of a large field that the choice is made on, and how many there are in a row and in a column."""
-REWEIGHTED, STEPS, ACCURACY = 5, 40, 1e-2
+REWEIGHTED, STEPS, ACCURACY = 5, 40, 3e-2
 """Rounds of weights, steps of conjugate gradients in each, and where these end."""
 SAMPLES = 8
 """Of the posterior, that σ comes from."""

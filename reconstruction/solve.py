@@ -145,27 +145,38 @@ def solve(
     flat = information = linear.information(observed)
     state = replace(start) if start else first_state(forward, observed, linear, information)
     enough = work.gain * observed.weight.numel() / 1000
-    estimate, look, creases = None, None, None
+    look, creases = None, None
     for number, most in enumerate(work.rounds):
         if progress is not None:
             progress(number / (len(work.rounds) + 1), f"round {number + 1}")
-        if number:
-            state.power = evidence_power(cosine_transform(state.z), state.power, information)
         _descend(problem, state, _waves(problem, state, information), most, enough, look)
-        estimate, look, information = _settle(problem, state, beliefs, flat, number)
-    assert estimate is not None  # noqa: S101  there is one round at least
-    assert look is not None  # noqa: S101
-    if work.sharpened:
-        if progress is not None:
-            progress(len(work.rounds) / (len(work.rounds) + 1), "edges")
-        creases = _sharpen(problem, state, information, look, work, enough)
+        estimate = _estimate(problem, state, beliefs)
+        # The next round begins with this look; the last one tells what the frame knows there.
+        look = problem.look(state.nuisances, state.z, state.oxide, noise=problem.noise(number))
+        assert look.echo is not None  # noqa: S101  noise was sent
+        information = rescaled(flat, cosine_transform(look.echo) ** 2)
+        if number < len(work.rounds) - 1:
+            state.power = evidence_power(cosine_transform(state.z), state.power, information)
+        if number == 0 and work.sharpened:
+            creases = choose_creases(state.z, look.gradient, information, state.power)
         if creases is not None:
-            estimate, look, information = _settle(problem, state, beliefs, flat, len(work.rounds))
+            break
+    assert look is not None  # noqa: S101  there is one round at least
+    predicted = look.predicted
+    if creases is not None:
+        if progress is not None:
+            progress(0.5, "edges")
+        state.z = reweighted(creases, state.z, *posed(state.z, look.gradient, information), state.power)
+        for _ in range(work.sharpened):
+            estimate = _estimate(problem, state, beliefs)
+            _descend(problem, state, Touching(state.power, information, creases.weights(state.z)), 1, enough)
+        estimate = _estimate(problem, state, beliefs)
+        predicted = problem.prediction(state.nuisances, state.z, state.oxide)
     weight = observed.weight
-    left = (look.predicted - observed.signals) ** 2 / observed.variances(look.predicted)
+    left = (predicted - observed.signals) ** 2 / observed.variances(predicted)
     return Solution(
         state,
-        look.predicted,
+        predicted,
         information,
         linear,
         estimate,
@@ -175,16 +186,12 @@ def solve(
     )
 
 
-def _settle(
-    problem: Problem, state: State, beliefs: Beliefs, flat: Tensor, number: int
-) -> tuple[Estimate, Look, Tensor]:
-    """Estimate the nuisances anew, and look from there: what is predicted, and what the frame knows of each mode."""
+def _estimate(problem: Problem, state: State, beliefs: Beliefs) -> Estimate:
+    """Estimate the nuisances anew from what the state's surface emits; changes them."""
     emitted = problem.emission(state.z, state.oxide)
-    estimate = estimate_nuisances(problem.forward, problem.observed, emitted, beliefs, least_noise=ABSORBED)
-    state.nuisances = estimate.nuisances
-    look = problem.look(state.nuisances, state.z, state.oxide, noise=problem.noise(number))
-    assert look.echo is not None  # noqa: S101  noise was sent
-    return estimate, look, rescaled(flat, cosine_transform(look.echo) ** 2)
+    found = estimate_nuisances(problem.forward, problem.observed, emitted, beliefs, least_noise=ABSORBED)
+    state.nuisances = found.nuisances
+    return found
 
 
 def first_state(forward: Forward, observed: Observation, linear: Linear, information: Tensor) -> State:
@@ -288,20 +295,6 @@ def _descend(problem: Problem, state: State, prior: Prior, most: int, enough: fl
     state.z = x[0]
     if fields == 2:
         state.oxide = x[1]
-
-
-def _sharpen(
-    problem: Problem, state: State, information: Tensor, look: Look, effort: Effort, enough: float
-) -> Creases | None:
-    """Let creases take the place of waves where the frame says so; changes the state's heights, not its oxide."""
-    creases = choose_creases(state.z, look.gradient, information, state.power)
-    if creases is None:
-        return None
-    told, pull = posed(state.z, look.gradient, information)
-    state.z = reweighted(creases, state.z, told, pull, state.power)
-    for _ in range(effort.sharpened):
-        _descend(problem, state, Touching(state.power, told, creases.weights(state.z)), 1, enough)
-    return creases
 
 
 def oxide_power(shape: tuple[int, int], pixel: float) -> Tensor:
