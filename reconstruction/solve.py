@@ -145,7 +145,7 @@ def solve(
     flat = information = linear.information(observed)
     state = replace(start) if start else first_state(forward, observed, linear, information)
     enough = work.gain * observed.weight.numel() / 1000
-    look, creases = None, None
+    look = None
     for number, most in enumerate(work.rounds):
         if progress is not None:
             progress(number / (len(work.rounds) + 1), f"round {number + 1}")
@@ -158,32 +158,50 @@ def solve(
         if number < len(work.rounds) - 1:
             state.power = evidence_power(cosine_transform(state.z), state.power, information)
         if number == 0 and work.sharpened:
-            creases = choose_creases(state.z, look.gradient, information, state.power)
-        if creases is not None:
-            break
+            before = _solution(problem, state, look.predicted, information, linear, estimate)
+            sharp = _sharpened(problem, before, look.gradient, beliefs, work.sharpened, enough)
+            if sharp is not None:
+                return sharp
     assert look is not None  # noqa: S101  there is one round at least
-    predicted = look.predicted
-    if creases is not None:
-        if progress is not None:
-            progress(0.5, "edges")
-        state.z = reweighted(creases, state.z, *posed(state.z, look.gradient, information), state.power)
-        for _ in range(work.sharpened):
-            estimate = _estimate(problem, state, beliefs)
-            _descend(problem, state, Touching(state.power, information, creases.weights(state.z)), 1, enough)
-        estimate = _estimate(problem, state, beliefs)
-        predicted = problem.prediction(state.nuisances, state.z, state.oxide)
-    weight = observed.weight
+    return _solution(problem, state, look.predicted, information, linear, estimate)
+
+
+def _solution(
+    problem: Problem,
+    state: State,
+    predicted: Tensor,
+    information: Tensor,
+    linear: Linear,
+    estimate: Estimate,
+    creases: Creases | None = None,
+) -> Solution:
+    observed = problem.observed
     left = (predicted - observed.signals) ** 2 / observed.variances(predicted)
-    return Solution(
-        state,
-        predicted,
-        information,
-        linear,
-        estimate,
-        float((left * weight).sum() / (weight.sum() * left.shape[0])),
-        problem.evaluations,
-        creases,
-    )
+    misfit = float((left * observed.weight).sum() / (observed.weight.sum() * len(left)))
+    return Solution(state, predicted, information, linear, estimate, misfit, problem.evaluations, creases)
+
+
+def _sharpened(
+    problem: Problem, waves: Solution, gradient: Tensor, beliefs: Beliefs, steps: int, enough: float
+) -> Solution | None:
+    """Return the solution with creases in the place of waves, where the frame prefers these; the oxide stays.
+
+    ``gradient`` is the misfit's at the solution with waves.
+    """
+    z, power, information = waves.state.z, waves.state.power, waves.information
+    creases = choose_creases(z, gradient, information, power)
+    if creases is None:
+        return None
+    state = replace(waves.state, z=reweighted(creases, z, *posed(z, gradient, information), power))
+    for _ in range(steps):
+        _estimate(problem, state, beliefs)
+        _descend(problem, state, Touching(power, information, creases.weights(state.z)), 1, enough)
+    estimate = _estimate(problem, state, beliefs)
+    predicted = problem.prediction(state.nuisances, state.z, state.oxide)
+    found = _solution(problem, state, predicted, information, waves.linear, estimate, creases)
+    # Waves follow the noise, but no further than one number for each pixel of the segments can.
+    segments = len(predicted)
+    return found if found.misfit <= waves.misfit * segments / (segments - 1) else None
 
 
 def _estimate(problem: Problem, state: State, beliefs: Beliefs) -> Estimate:

@@ -11,6 +11,7 @@ import torch
 from drivers.geometry import annular
 from reconstruction import problem as problem_module
 from reconstruction import solve as module
+from reconstruction.creases import Creases
 from reconstruction.descent import minimise
 from reconstruction.features import blur
 from reconstruction.fidelity import Forward, Nuisances, Observation
@@ -345,6 +346,19 @@ def test_faces_and_edges_are_met_as_such(forward, solution):
     assert plain.misfit < found.misfit < 1.05
     assert found.misfit == pytest.approx(1.0, abs=0.06)
     assert solution.creases is None
+
+
+def test_creases_that_do_not_explain_the_frame_are_dropped(forward, observed, monkeypatch):
+    monkeypatch.setattr(module, "choose_creases", lambda *_: Creases(0.2, 0.01, 9.0))
+    kept = solve(forward, observed, beliefs=BELIEFS)
+    assert kept.creases is not None
+    monkeypatch.setattr(module, "reweighted", lambda _creases, z, *_: 40 * z)
+    monkeypatch.setattr(module, "minimise", lambda _cost, _metric, x, *_: x)
+    effort = Effort(rounds=(1,))
+    found = solve(forward, observed, beliefs=BELIEFS, effort=effort)
+    assert found.creases is None
+    plain = solve(forward, observed, beliefs=BELIEFS, effort=replace(effort, sharpened=0))
+    assert torch.equal(found.state.z, plain.state.z)
 
 
 def test_straightened_signals_are_a_better_beginning(forward):
