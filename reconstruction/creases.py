@@ -47,6 +47,8 @@ REWEIGHTED, STEPS, ACCURACY = 5, 40, 3e-2
 """Rounds of weights, steps of conjugate gradients in each, and where these end."""
 SAMPLES = 8
 """Of the posterior, that σ comes from."""
+AT_ONCE = 2**19
+"""Pixels of samples that are solved for together: memory stays bounded."""
 LEAST_INFORMATION = 1e-6
 
 
@@ -325,14 +327,16 @@ def sampled_variance(creases: Creases, z: Tensor, information: Tensor, power: Te
     """Return the variance of heights with creases, in each pixel. (H, W), pixels²."""
     random = torch.Generator().manual_seed(1)
     told, weights = information.clamp(min=LEAST_INFORMATION), creases.weights(z)
-    stiff = told + WAVES / power
-    h, w = z.shape
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(SAMPLES, *shape, generator=random)
-
+    cost = Quadratic(told + WAVES / power, weights)
     root, corner = weights.sqrt(), (2 * _to_corners(weights)).sqrt()
-    pull = _unbent((root * noise(h, w), root * noise(h, w), corner * noise(h - 1, w - 1)))
-    pull = pull + inverse_cosine_transform(stiff.sqrt() * noise(h, w))
-    samples = Quadratic(stiff, weights).solve(pull)
-    return (samples**2).mean(dim=0)
+    total, left = torch.zeros_like(z), SAMPLES
+    while left:
+        some = min(left, max(1, AT_ONCE // z.numel()))
+
+        def noise(scale: Tensor, some: int = some) -> Tensor:
+            return scale * torch.randn(some, *scale.shape, generator=random)
+
+        pull = _unbent((noise(root), noise(root), noise(corner))) + inverse_cosine_transform(noise(cost.stiff.sqrt()))
+        total += (cost.solve(pull) ** 2).sum(dim=0)
+        left -= some
+    return total / SAMPLES

@@ -239,3 +239,12 @@ def test_the_variance_is_that_of_the_posterior():
     drawn = sampled_variance(Even(0.2, 0.01), torch.zeros(SHAPE), INFORMATION, POWER)
     exact = 1 / (INFORMATION + module.WAVES / POWER + 3.0 * module._bending(SHAPE))
     assert float(drawn.mean()) == pytest.approx(float(exact.flatten()[1:].sum()) / drawn.numel(), rel=0.25)
+
+
+def test_a_large_field_is_drawn_in_parts(monkeypatch):
+    z = pyramids()
+    whole = sampled_variance(CASE, z, INFORMATION, POWER)
+    monkeypatch.setattr(module, "AT_ONCE", 3 * z.numel())
+    parts = sampled_variance(CASE, z, INFORMATION, POWER)
+    assert not torch.equal(whole, parts)  # other draws
+    assert float(parts.mean()) == pytest.approx(float(whole.mean()), rel=0.3)
