@@ -33,7 +33,7 @@ from reconstruction.spectral import cosine_transform, inverse_cosine_transform
 
 TAILS, WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6), (0.003, 0.01, 0.03)
 """What may be chosen for ν and, in 1/pixel, for ε."""
-WAVES = 0.1
+WAVES = 0.03
 """γ: enough to hold long waves of which neither frame nor curvature says much."""
 SPLIT = 0.5
 """Variance that is added to the noise of the half that heights are made from, over the noise's own."""
