@@ -2,18 +2,18 @@
 
 Waves of independent strength (:mod:`reconstruction.prior`) are the best guess for a rough surface, and a poor one for a
 crystal's: they smooth its edges, and let its faces wave. Here the curvature H of a pixel (the three second differences)
-follows Student's law instead, heavy in its tails, beside a share γ of what is believed of the waves:
+follows a law of the shape of Student's instead, heavy in its tails, beside a share γ of what is believed of the waves:
 
     −log prior = ν/2 Σ log(1 + |H|²/ε²) + γ/2 Σ |z(k)|²/P(k)
 
 It is least by reweighting: the parabola that touches each logarithm has the weight w = ν/(|H|² + ε²)
 (A. P. Dempster, N. M. Laird, D. B. Rubin, in: Multivariate Analysis V (1980) 35). Where the iteration rests, those
-weights also say how far the heights may be off: samples of the Gaussian posterior that they make are drawn exactly, by
-solving for noise instead of data (G. Papandreou, A. Yuille, NIPS 23 (2010) 1858).
+weights also say how far the heights may be off: samples of the Gaussian posterior that they make are drawn by solving
+for noise instead of data (G. Papandreou, A. Yuille, NIPS 23 (2010) 1858).
 
 Which ν and ε, or whether waves do better, the frame decides: its noise is split, so that of one frame there are two
-whose errors are independent (data fission, J. Leiner et al., J. Am. Stat. Assoc. 120 (2025) 135); heights from the one
-are asked how well they foretell the other.
+whose errors are independent, as far as the information is known (data fission, J. Leiner et al., J. Am. Stat. Assoc.
+120 (2025) 135); heights from the one are asked how well they foretell the other.
 
 All of this is done in the cosine modes of the problem made linear around a solution: I(k) is the information on a mode,
 b(k) what the data pull with, so that the least squares are at b/I.
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -33,23 +33,28 @@ from reconstruction.spectral import cosine_transform, inverse_cosine_transform
 
 TAILS, WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6), (0.003, 0.01, 0.03)
 """What may be chosen for ν and, in 1/pixel, for ε."""
-WAVES = 0.03
-"""γ: enough to hold long waves of which neither frame nor curvature says much."""
+WAVES_SHARE = 0.03
+"""γ: enough to hold long waves of which neither frame nor curvature says much. On frames of known islands, pyramids and
+facets, heights are as good from 0.01 to 0.1, and best in between."""
 SPLIT = 0.5
-"""Variance that is added to the noise of the half that heights are made from, over the noise's own."""
+"""Variance that is added to the noise of the half that heights are made from, over the noise's own: two thirds of the
+information make heights much like the whole's, and a third judges them."""
 DRAWS = 2
-"""How often the noise is split."""
+"""How often the noise is split: two agree within some ten units where hundreds decide."""
 LEAST_GAIN = 8.0
-"""By so much, in the logarithm of a probability, creases must foretell better than waves."""
+"""By so much, in the logarithm of a probability, creases must foretell better than waves: no chance of the split."""
+MOST_BLIND = 0.01
+"""Share of pixels without a measurement up to which creases are asked for: what filled the others would seem told."""
 TILE, TILES = 96, 2
 """Side of the parts of a large field that the choice is made on, and how many there are in a row and in a column."""
 REWEIGHTED, STEPS, ACCURACY = 5, 40, 3e-2
-"""Rounds of weights, steps of conjugate gradients in each, and where these end."""
-SAMPLES = 8
-"""Of the posterior, that σ comes from."""
+"""Rounds of weights, steps of conjugate gradients in each, and where these end: more changes heights by a percent."""
+SAMPLES, SAMPLE_STEPS, SAMPLE_ACCURACY = 12, 120, 1e-2
+"""Of the posterior, that σ comes from, and how well they are solved for: half-done ones vary too little."""
 AT_ONCE = 2**19
 """Pixels of samples that are solved for together: memory stays bounded."""
 LEAST_INFORMATION = 1e-6
+"""Per pixel²: a mode of which the frame says nothing is divided by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Creases:
     Attributes
     ----------
     tail : float
-        ν: how many e-folds the density falls by when a strong curvature grows by e, twice.
+        ν: by how many e-folds the density falls when a strong curvature grows by e.
     width : float, 1/pixel
         ε: weaker curvatures are as likely as none.
     gain : float
@@ -125,7 +130,7 @@ def stiffness(z: Tensor, weights: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _bending(shape: tuple[int, int]) -> Tensor:
     """Return Σ |H|² of each cosine mode."""
-    rows, columns = (2 - 2 * torch.cos(math.pi * torch.arange(size) / size) for size in shape)
+    rows, columns = (4 * torch.sin(0.5 * math.pi * torch.arange(size) / size) ** 2 for size in shape)
     return (rows[:, None] + columns[None, :]) ** 2
 
 
@@ -159,7 +164,7 @@ class Quadratic:
         steps : int
             At most.
         accuracy : float
-            Of the solution, in the norm of the metric that preconditions.
+            Of what is left of the gradient over what it was, in the norm of the metric that preconditions.
         """
         shape = (pull.shape[-2], pull.shape[-1])
         typical = self.weights.log().mean(dim=(-2, -1), keepdim=True).exp()
@@ -180,8 +185,9 @@ class Quadratic:
             if bool((length <= enough).all()):
                 break
             bent = self.apply(direction)
-            # A field that is done has nothing left to divide.
-            far = length / dot(direction, bent).clamp(min=1e-30)
+            curved = dot(direction, bent)
+            # A field that is done has nowhere left to go.
+            far = torch.where(curved > 0, length / curved.clamp(min=1e-30), 0.0)
             found = found + far * direction
             left = left - far * bent
             ahead = near(left)
@@ -210,12 +216,12 @@ class Touching:
 
     def value(self, z: Tensor) -> tuple[float, Tensor]:
         """Return −log prior and its gradient at heights."""
-        slope = inverse_cosine_transform(WAVES / self.power * cosine_transform(z)) + stiffness(z, self.weights)
+        slope = inverse_cosine_transform(WAVES_SHARE / self.power * cosine_transform(z)) + stiffness(z, self.weights)
         return 0.5 * float((z * slope).sum()), slope
 
     def metric(self, gradient: Tensor) -> Tensor:
         """Return the inverse curvature of the posterior, applied to a gradient."""
-        return Quadratic(self.information + WAVES / self.power, self.weights).solve(gradient)
+        return Quadratic(self.information + WAVES_SHARE / self.power, self.weights).solve(gradient)
 
 
 def posed(z: Tensor, gradient: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,7 +236,7 @@ def reweighted(creases: Creases, z: Tensor, told: Tensor, pull: Tensor, power: T
     """Return the heights that explain b with creases, from some to begin with. (..., H, W)."""
     data = inverse_cosine_transform(pull)
     for _ in range(REWEIGHTED):
-        cost = Quadratic(told + WAVES / power, creases.weights(z))
+        cost = Quadratic(told + WAVES_SHARE / power, creases.weights(z))
         z = z + cost.solve(data - cost.apply(z))
     return z
 
@@ -249,6 +255,9 @@ def choose_creases(z: Tensor, gradient: Tensor, information: Tensor, power: Tens
         Of the misfit there.
     information, power : (H, W) tensors
         I and P of each mode.
+
+    On a large field the candidates compete on some tiles, whose mirrored borders look like creases: the best must do
+    better than waves on the whole field, too.
     """
     tiles = _tiles((z.shape[0], z.shape[1]))
     shape = (tiles[0][0].stop - tiles[0][0].start, tiles[0][1].stop - tiles[0][1].start)
@@ -265,7 +274,7 @@ def choose_creases(z: Tensor, gradient: Tensor, information: Tensor, power: Tens
             found[place] = waves - foretold(Creases(TAILS[place[0]], WIDTHS[place[1]]))
         return found[place]
 
-    # The gain has one hill over (log ν, log ε): uphill until no neighbour is higher.
+    # The gain is taken to have one hill over (log ν, log ε): uphill until no neighbour is higher.
     place, better = (2, 1), True
     while better:
         tail, width = place
@@ -274,14 +283,20 @@ def choose_creases(z: Tensor, gradient: Tensor, information: Tensor, power: Tens
         best = max(near, key=at)
         better = at(best) > at(place)
         place = best if better else place
-    gain = at(place)
-    return Creases(TAILS[place[0]], WIDTHS[place[1]], gain) if gain > LEAST_GAIN else None
+    gain, chosen = at(place), Creases(TAILS[place[0]], WIDTHS[place[1]])
+    if gain > LEAST_GAIN and shape != tuple(z.shape):
+        foretold = _foretelling(*posed(z, gradient, information), power, draws=1)
+        gain = foretold(None) - foretold(chosen)
+    return replace(chosen, gain=gain) if gain > LEAST_GAIN else None
 
 
-def _foretelling(told: Tensor, pull: Tensor, power: Tensor) -> Callable[[Creases | None], float]:
-    """Return what tells how badly heights from one half of the noise foretell the other, −log probability."""
+def _foretelling(told: Tensor, pull: Tensor, power: Tensor, draws: int = DRAWS) -> Callable[[Creases | None], float]:
+    """Return what tells how badly heights from one half of the noise foretell the other, −log probability.
+
+    Beside what is the same for all.
+    """
     random = torch.Generator().manual_seed(0)
-    shape = (DRAWS, *pull.shape)
+    shape = (draws, *pull.shape)
     noise = torch.randn(shape, generator=random)
     middle = pull / told
     # Added and taken away in such amounts that the two are independent; their information adds up to the whole.
@@ -294,7 +309,7 @@ def _foretelling(told: Tensor, pull: Tensor, power: Tensor) -> Callable[[Creases
         z = start if creases is None else reweighted(creases, start, seen, seen * one, power)
         miss = kept * (other - cosine_transform(z)) ** 2
         miss[..., 0, 0] = 0.0
-        return 0.5 * float(miss.sum()) / DRAWS
+        return 0.5 * float(miss.sum()) / draws
 
     return foretold
 
@@ -324,10 +339,10 @@ def _coarser(modes: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def sampled_variance(creases: Creases, z: Tensor, information: Tensor, power: Tensor) -> Tensor:
-    """Return the variance of heights with creases, in each pixel. (H, W), pixels²."""
+    """Return the variance of heights with creases, their plane removed, in each pixel. (H, W), pixels²."""
     random = torch.Generator().manual_seed(1)
     told, weights = information.clamp(min=LEAST_INFORMATION), creases.weights(z)
-    cost = Quadratic(told + WAVES / power, weights)
+    cost = Quadratic(told + WAVES_SHARE / power, weights)
     root, corner = weights.sqrt(), (2 * _to_corners(weights)).sqrt()
     total, left = torch.zeros_like(z), SAMPLES
     while left:
@@ -337,6 +352,18 @@ def sampled_variance(creases: Creases, z: Tensor, information: Tensor, power: Te
             return scale * torch.randn(some, *scale.shape, generator=random)
 
         pull = _unbent((noise(root), noise(root), noise(corner))) + inverse_cosine_transform(noise(cost.stiff.sqrt()))
-        total += (cost.solve(pull) ** 2).sum(dim=0)
+        total += (_without_plane(cost.solve(pull, SAMPLE_STEPS, SAMPLE_ACCURACY)) ** 2).sum(dim=0)
         left -= some
     return total / SAMPLES
+
+
+def _without_plane(z: Tensor) -> Tensor:
+    """Return fields (..., H, W) without the plane that fits them best."""
+    z = z - z.mean(dim=(-2, -1), keepdim=True)
+    for axis in (-2, -1):
+        size = z.shape[axis]
+        place = torch.arange(size, dtype=z.dtype) - (size - 1) / 2
+        line = (place[:, None] if axis == -2 else place).expand(z.shape[-2:])
+        slope = (z * line).sum(dim=(-2, -1), keepdim=True) / (line**2).sum().clamp(min=1e-30)
+        z = z - slope * line
+    return z

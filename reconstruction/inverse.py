@@ -349,7 +349,7 @@ def _assembled(
     blind = torch.from_numpy((flags & (SATURATED | SHADOW)) > 0)
     share = model_share(prepared.forward.model.card, prepared.forward.condition.pixel)
     creases = solution.creases if solution is not None else None
-    drawn = None if creases is None else sampled_variance(creases, flat, information, state.power)
+    drawn = None if creases is None else sampled_variance(creases, state.z, information, state.power)
     doubt = posterior(flat, information, state.power, blind, share, drawn)
     sigma = (doubt.sigma * pixel).astype(np.float32)
     estimate = solution.estimate if solution is not None else None

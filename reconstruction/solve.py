@@ -9,7 +9,7 @@ preconditions each step, so that some eight evaluations of the network suffice. 
 straightened signals; between rounds the prior's strength and the nuisances are estimated again from the frame. Within
 a round the variances stand still, so that value and gradient are of one function. The prior is one of waves
 (:mod:`reconstruction.prior`); where the frame is foretold better by faces and edges (:mod:`reconstruction.creases`),
-those take its place in the end.
+those take its place after the first round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reconstruction.creases import Creases, Touching, choose_creases, posed, reweighted
+from reconstruction.creases import MOST_BLIND, Creases, Touching, choose_creases, posed, reweighted
 from reconstruction.descent import minimise
 from reconstruction.fidelity import Forward, Nuisances, Observation
 from reconstruction.linear import Linear, linearise, matched_modes
@@ -36,6 +36,8 @@ ABSORBED = 0.1
 """Noise of a pixel, over its signal, that stands for what the heights have taken up of wrong gains, shift and tilt: it
 does not shrink with counting. At 60,000 electrons a pixel a quarter of a shift is found, and further rounds hardly move
 it; as many electrons as make this noise, some 3,000, tell as much."""
+UNEXPLAINED = 0.05
+"""By so much the misfit of creases may exceed what waves leave, beside the noise that those have followed."""
 Progress = Callable[[float, str], None]
 
 
@@ -50,7 +52,8 @@ class Effort:
     gain : float
         A round ends when a step gains less than this in the logarithm of the posterior, per thousand pixels.
     sharpened : int
-        Steps with creases, where the frame prefers these to waves; none: it is not asked.
+        Steps with creases, where the frame prefers these to waves; with none, and where oxide is sought, it is not
+        asked.
     """
 
     rounds: tuple[int, ...] = (5, 4)
@@ -148,7 +151,7 @@ def solve(
     look = None
     for number, most in enumerate(work.rounds):
         if progress is not None:
-            progress(number / (len(work.rounds) + 1), f"round {number + 1}")
+            progress((number + (number > 0)) / (len(work.rounds) + 1), f"round {number + 1}")
         _descend(problem, state, _waves(problem, state, information), most, enough, look)
         estimate = _estimate(problem, state, beliefs)
         # The next round begins with this look; the last one tells what the frame knows there.
@@ -157,7 +160,9 @@ def solve(
         information = rescaled(flat, cosine_transform(look.echo) ** 2)
         if number < len(work.rounds) - 1:
             state.power = evidence_power(cosine_transform(state.z), state.power, information)
-        if number == 0 and work.sharpened:
+        if number == 0 and work.sharpened and not with_oxide:
+            if progress is not None:
+                progress(1 / (len(work.rounds) + 1), "faces and edges")
             before = _solution(problem, state, look.predicted, information, linear, estimate)
             sharp = _sharpened(problem, before, look.gradient, beliefs, work.sharpened, enough)
             if sharp is not None:
@@ -184,11 +189,14 @@ def _solution(
 def _sharpened(
     problem: Problem, waves: Solution, gradient: Tensor, beliefs: Beliefs, steps: int, enough: float
 ) -> Solution | None:
-    """Return the solution with creases in the place of waves, where the frame prefers these; the oxide stays.
+    """Return the solution with creases in the place of waves, where the frame prefers these; else None.
 
     ``gradient`` is the misfit's at the solution with waves.
     """
     z, power, information = waves.state.z, waves.state.power, waves.information
+    weight = problem.observed.weight
+    if float((weight == 0).float().mean()) > MOST_BLIND:
+        return None
     creases = choose_creases(z, gradient, information, power)
     if creases is None:
         return None
@@ -199,9 +207,10 @@ def _sharpened(
     estimate = _estimate(problem, state, beliefs)
     predicted = problem.prediction(state.nuisances, state.z, state.oxide)
     found = _solution(problem, state, predicted, information, waves.linear, estimate, creases)
-    # Waves follow the noise, but no further than one number for each pixel of the segments can.
-    segments = len(predicted)
-    return found if found.misfit <= waves.misfit * segments / (segments - 1) else None
+    # Each number that waves have followed the noise with lowers the sum of squares by one.
+    told, followed = float(weight.sum()) * len(predicted), float((information / (information + 1 / power)).sum())
+    allowed = waves.misfit * told / max(told - followed, 0.5 * told)
+    return found if found.misfit <= allowed * (1 + UNEXPLAINED) else None
 
 
 def _estimate(problem: Problem, state: State, beliefs: Beliefs) -> Estimate:
@@ -292,14 +301,14 @@ def _waves(problem: Problem, state: State, information: Tensor) -> Waves:
 
 
 def _descend(problem: Problem, state: State, prior: Prior, most: int, enough: float, look: Look | None = None) -> None:
-    """Take up to so many steps of L-BFGS; changes the state's heights, and its oxide where the prior knows of it.
+    """Take up to so many steps of L-BFGS; changes the state's heights, and its oxide where it is sought.
 
     The variances are those of the prediction that the round begins with (``look``): value and gradient are of one
     function, and where the rounds come to rest the variances are those of the prediction.
     """
     first = look or problem.look(state.nuisances, state.z, state.oxide)
     variances = problem.observed.variances(first.predicted)
-    fields = 2 if problem.with_oxide and isinstance(prior, Waves) else 1
+    fields = 2 if problem.with_oxide else 1
 
     def with_prior(seen: Look, x: Tensor) -> tuple[float, Tensor]:
         value, slope = prior.value(x)

@@ -130,12 +130,14 @@ def assumptions(
         f"for the model and {SKIRT_SCALE:.0%} for gas on the way. It is in the figures' σ, not in the map of σ: "
         "ratios of heights in one frame, and changes between frames of one night, are free of it"
     )
-    said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
-    if creases is not None:
+    if creases is None:
+        said.append("the prior on the heights is isotropic; its strength at each wavelength comes from this frame")
+    else:
         said.append(
             "faces that meet in edges are taken to be likelier than waves, because heights from one half of this "
             f"frame's noise foretell the other half better so (by {creases.gain:.0f} in the logarithm of the "
-            "probability): an edge that is gently rounded may come out sharper than it is"
+            "probability): an edge that is gently rounded may come out sharper than it is. Each frame of a series "
+            "chooses for itself"
         )
     if material != LAYERED or quality == "fast":  # which does not seek the oxide
         said.append("the material is the same everywhere: a contrast of composition would pass for relief")

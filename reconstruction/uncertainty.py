@@ -33,7 +33,8 @@ most that it is taken for elsewhere (:func:`model_share`)."""
 LEAST_TOLD = 0.1
 """Error on a card below which its few samples cannot tell one from another."""
 DRAWN = 2.0
-"""Standard deviation in pixels of the window in which few samples are averaged."""
+"""Standard deviation in pixels of the window in which the variance of few samples is smoothed. Long waves remain: σ of
+a pixel is told within some 15 %."""
 COARSER = 4.0
 """Standard deviation, in steps of its grid, of a window that is worked out on a coarser one."""
 Floats = NDArray[np.float64]

@@ -348,10 +348,17 @@ def test_faces_and_edges_are_met_as_such(forward, solution):
     assert solution.creases is None
 
 
+def test_nobody_asks_for_edges_where_much_was_not_measured(forward, observed, monkeypatch):
+    monkeypatch.setattr(module, "choose_creases", lambda *_: pytest.fail("was asked"))
+    weight = observed.weight.clone()
+    weight[:4, :4] = 0.0
+    effort = Effort(rounds=(1,))
+    assert solve(forward, replace(observed, weight=weight), beliefs=BELIEFS, effort=effort).creases is None
+    assert solve(forward, observed, beliefs=BELIEFS, effort=effort, with_oxide=True).creases is None
+
+
 def test_creases_that_do_not_explain_the_frame_are_dropped(forward, observed, monkeypatch):
     monkeypatch.setattr(module, "choose_creases", lambda *_: Creases(0.2, 0.01, 9.0))
-    kept = solve(forward, observed, beliefs=BELIEFS)
-    assert kept.creases is not None
     monkeypatch.setattr(module, "reweighted", lambda _creases, z, *_: 40 * z)
     monkeypatch.setattr(module, "minimise", lambda _cost, _metric, x, *_: x)
     effort = Effort(rounds=(1,))
@@ -404,7 +411,7 @@ def test_whoever_watches_may_stop(forward, observed):
 
     with pytest.raises(KeyboardInterrupt):
         solve(forward, observed, beliefs=BELIEFS, effort=Effort(rounds=(1, 1, 1)), progress=watch)
-    assert heard == [(0.0, "round 1"), (pytest.approx(1 / 4), "round 2")]
+    assert heard == [(0.0, "round 1"), (pytest.approx(1 / 4), "faces and edges")]
 
 
 def test_dirt_spoils_its_own_place_alone(forward, observed, solution, monkeypatch):
