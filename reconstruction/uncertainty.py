@@ -196,8 +196,9 @@ def _band_variance(
 
 
 def _resolution(ring: Rings, information: Tensor, power: Tensor) -> float:
-    """Return half the wavelength at which the frame tells as much as the prior, in pixels."""
+    """Return half the shortest wavelength at which the frame tells as much as the prior, in pixels."""
     told = ring.mean((information.double() * power.double()).numpy(), np.ones(information.shape))
-    below = np.flatnonzero(told < 1)
-    k = ring.k[below[0]] if below.size else ring.k[-1]
+    # Long waves that are not there say nothing of the short ones.
+    above = np.flatnonzero(told >= 1)
+    k = ring.k[min(above[-1] + 1, len(ring.k) - 1)] if above.size else ring.k[0]
     return float(math.pi / k)
