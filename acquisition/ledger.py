@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from acquisition import sidecar
 from acquisition.database import Refusal
@@ -29,9 +29,6 @@ from acquisition.store import Store
 from acquisition.writer import Mark
 from drivers.clock import Clock, RealClock
 from drivers.errors import DatabaseError, InputError, RilievoError, RunError, StoreError
-
-if TYPE_CHECKING:
-    pass
 
 WAITING = 20_000
 """Transactions that wait in memory at the most."""

@@ -48,7 +48,8 @@ MOST_BLIND = 0.01
 TILE, TILES = 96, 2
 """Side of the parts of a large field that the choice is made on, and how many there are in a row and in a column."""
 REWEIGHTED, STEPS, ACCURACY = 5, 40, 3e-2
-"""Rounds of weights, steps of conjugate gradients in each, and where these end: more changes heights by a percent."""
+"""Rounds of weights, steps of conjugate gradients in each, and where these end. On frames of 2,000 electrons a pixel
+more of them changes no error of the heights by over a percent."""
 SAMPLES, SAMPLE_STEPS, SAMPLE_ACCURACY = 12, 120, 1e-2
 """Of the posterior, that σ comes from, and how well they are solved for: half-done ones vary too little."""
 AT_ONCE = 2**19

@@ -9,9 +9,6 @@ import torch
 from scipy import fft
 from torch import Tensor
 
-SHARED = 2**17
-"""Pixels from which on several threads transform a field."""
-
 
 @lru_cache(maxsize=32)
 def _twist(size: int, device: str, dtype: torch.dtype) -> Tensor:
@@ -49,20 +46,15 @@ def _plain(field: Tensor) -> bool:
     return field.device.type == "cpu" and not field.requires_grad
 
 
-def _workers(field: Tensor) -> int:
-    """Return how many threads are worth their start."""
-    return torch.get_num_threads() if field.numel() >= SHARED else 1
-
-
 def cosine_transform(field: Tensor) -> Tensor:
     """Return the orthonormal cosine transform (DCT-II) along the last two axes."""
     if _plain(field):
-        return torch.from_numpy(fft.dctn(field.numpy(), axes=(-2, -1), norm="ortho", workers=_workers(field)))
+        return torch.from_numpy(fft.dctn(field.numpy(), axes=(-2, -1), norm="ortho"))
     return _forward(_forward(field).mT).mT
 
 
 def inverse_cosine_transform(modes: Tensor) -> Tensor:
     """Return the field of orthonormal cosine modes."""
     if _plain(modes):
-        return torch.from_numpy(fft.idctn(modes.numpy(), axes=(-2, -1), norm="ortho", workers=_workers(modes)))
+        return torch.from_numpy(fft.idctn(modes.numpy(), axes=(-2, -1), norm="ortho"))
     return _backward(_backward(modes.mT).mT)

@@ -147,7 +147,8 @@ def assumptions(
     if len(prepared.forward.live) == 2:
         said.append(
             "TWO SEGMENTS ARE ALIVE: opposite ones tell slopes along their line alone, neighbours the other way by "
-            "their sum only; what they do not tell is the prior's guess, and σ, which knows no directions, is too small"
+            "their sum only; what they do not tell is the prior's guess"
+            + ("" if creases else ", and σ, which knows no directions, is too small")
         )
     said += photometric.scale_notes(prepared.segments)
     if estimate is not None:

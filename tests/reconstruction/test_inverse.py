@@ -378,3 +378,23 @@ def test_what_is_not_a_number_in_a_file_is_refused(frame, tmp_path):
     with pytest.raises(ImageError, match="NaN or infinity") as caught:
         reconstruct_files(paths, detector=DETECTOR, pixel_size=PIXEL, beam_energy=5 * KEV, material="Cu")
     assert caught.value.where == str(paths[1])
+
+
+# -- faces and edges
+
+
+def test_heights_with_creases_say_so(frame, full, monkeypatch):
+    from reconstruction import solve
+    from reconstruction.creases import Creases
+
+    waves, creases = "strength at each wavelength comes from this frame", "faces that meet in edges"
+    assert any(waves in each for each in full.assumptions)
+    assert not any(creases in each for each in full.assumptions)
+    monkeypatch.setattr(solve, "choose_creases", lambda *_: Creases(0.2, 0.03, 42.0))
+    for given in (frame, with_counts(frame, dead(2, 3))):
+        result = reconstruct(given, effort=QUICK)
+        assert any(creases in each and "by 42 in" in each for each in result.assumptions)
+        assert not any(waves in each for each in result.assumptions)
+        assert not any("knows no directions" in each for each in result.assumptions)
+        assert np.isfinite(result.sigma).all()
+        assert result.sigma.min() > 0

@@ -166,3 +166,23 @@ def test_wide_windows_on_a_coarser_grid_are_the_same_windows(shape):
     for sigma in (3.0, 9.0, 17.0):
         exact = blur(squares[None], (sigma,))[0]
         assert float(((_around(squares, sigma) - exact) / exact).abs().max()) < 0.06
+
+
+def test_a_variance_that_was_drawn_takes_the_bands_place():
+    power, information = CASES["steep"]
+    _, mean = drawn(power, information, 3)
+    given = torch.full(SHAPE, 0.04)
+    given[:, 36:] = 0.16
+    doubt, bare = (posterior(mean, information, power, share=share, drawn=given) for share in (0.1, 0.0))
+    assert bare.sigma[:, :20] == pytest.approx(0.2, rel=1e-3)
+    assert bare.sigma[:, 52:] == pytest.approx(0.4, rel=1e-3)
+    assert (doubt.sigma > bare.sigma).all()
+    assert doubt.bound == posterior(mean, information, power).bound
+
+
+def test_the_resolution_is_that_of_the_shortest_wave_told():
+    power, information = CASES["steep"]
+    whole = posterior(torch.zeros(SHAPE), information, power).resolution
+    # Where there are no long waves, short ones are told all the same.
+    hollow = torch.where(K < 0.15, torch.full_like(power, 1e-9), power)
+    assert posterior(torch.zeros(SHAPE), information, hollow).resolution == whole

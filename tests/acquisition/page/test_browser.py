@@ -72,6 +72,7 @@ def test_a_recipe_is_checked_while_it_is_written(visit):
 
 
 def test_a_run_is_booked_watched_paused_resumed_and_stopped(site, visit):
+    before = len(site.desk.asked)
     visitor = visit("of-ada", "recipe")
     page = visitor.page
     expect(page.locator(".verdict.good")).to_be_visible()
@@ -97,7 +98,7 @@ def test_a_run_is_booked_watched_paused_resumed_and_stopped(site, visit):
     page.click("#ask-yes")
     expect(page.locator("#run .badge")).to_contain_text("stopped by a person")
     expect(page.locator("#run")).to_contain_text("stopped by Ada")
-    asked = [name for _, name, _ in site.desk.asked if not name.endswith("control")]
+    asked = [name for _, name, _ in site.desk.asked[before:] if not name.endswith("control")]
     assert asked == ["book", "pause", "resume", "stop"]
     assert visitor.complaints == []
 
